@@ -1,0 +1,1 @@
+"""Facts shared by every part: errors, schedule, contract, manifest, tiers. Standard library only."""

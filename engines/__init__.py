@@ -1,0 +1,1 @@
+"""Bundles to TensorRT engine sets, one per VRAM tier."""

@@ -1,0 +1,1 @@
+"""Custom ops of the domain `flashvsr`: their specification, kernels and TensorRT plug-ins."""

@@ -1,0 +1,1 @@
+"""Streams video through a bundle or an engine set. Imports neither torch nor onnx."""

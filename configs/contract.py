@@ -111,7 +111,11 @@ def _lq_caches(sizes: Sizes, suffix: str) -> tuple[Tensor, Tensor]:
     # The context of conv1 is kept as the frames themselves: an eighth of the bytes, and exact.
     return (
         Tensor(name="lq_cache1" + suffix, dtype="uint8", shape=(LQ_KERNEL_CONTEXT, "H", "W", 3)),
-        Tensor(name="lq_cache2" + suffix, dtype="f", shape=(LQ_KERNEL_CONTEXT, sizes.lq_hidden[0], "H/16", "W/16")),
+        Tensor(
+            name="lq_cache2" + suffix,
+            dtype="f",
+            shape=(LQ_KERNEL_CONTEXT, sizes.lq_hidden[0], "H/16", "W/16"),
+        ),
     )
 
 
@@ -199,6 +203,11 @@ BITS = (8, 16)
 def graphs(sizes: Sizes, *, causal: bool) -> dict[str, Graph]:
     """All step graphs of a `tiny`/`long` bundle, by name."""
     chosen = [lq_proj_first(sizes)] if causal else []
-    chosen += [lq_proj(sizes, causal=causal), dit(sizes, first=True), dit(sizes, first=False), tc_decoder(sizes)]
+    chosen += [
+        lq_proj(sizes, causal=causal),
+        dit(sizes, first=True),
+        dit(sizes, first=False),
+        tc_decoder(sizes),
+    ]
     chosen += [post(fix, bits) for fix in COLOUR_FIXES for bits in BITS]
     return {graph.name: graph for graph in chosen}

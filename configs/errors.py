@@ -1,16 +1,16 @@
 """Every error this project raises on purpose, and the exit code each one ends the command line with.
 
-    FlashVSRError               1   work failed
-    +-- UsageError              2   a flag or an argument that cannot be honoured
-    +-- InputError              2   an input file, folder or stream that cannot be used
-    +-- WeightsError            2   weight files: missing, corrupt, of mixed versions, of unknown layout
-    +-- BundleError             2   a bundle or engine set: missing, corrupt, of another schema version
-    +-- BatchFailed             3   some inputs of a batch failed, the others are done
-    +-- BackendUnavailable      4   no usable GPU, driver, back end or engine
-    +-- OutOfMemory             5   host or device memory, after every fallback
-    +-- OutputExists            6   the output is there and -y was not given
-    +-- WriteError              1   the output cannot be written (disk full, permissions, encoder)
-    +-- Cancelled             130   Ctrl-C
+FlashVSRError               1   work failed
++-- UsageError              2   a flag or an argument that cannot be honoured
++-- InputError              2   an input file, folder or stream that cannot be used
++-- WeightsError            2   weight files: missing, corrupt, of mixed versions, of unknown layout
++-- BundleError             2   a bundle or engine set: missing, corrupt, of another schema version
++-- BatchFailed             3   some inputs of a batch failed, the others are done
++-- BackendUnavailable      4   no usable GPU, driver, back end or engine
++-- OutOfMemory             5   host or device memory, after every fallback
++-- OutputExists            6   the output is there and -y was not given
++-- WriteError              1   the output cannot be written (disk full, permissions, encoder)
++-- Cancelled             130   Ctrl-C
 """
 
 from __future__ import annotations

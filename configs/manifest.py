@@ -102,14 +102,18 @@ def load(folder: Path, *, verify: str = "size") -> Manifest:
     except FileNotFoundError:
         raise BundleError(f"{folder} holds no {FILE_NAME}", expected="a bundle folder", todo=redo) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{path} cannot be read: {error}", expected="the JSON that export writes", todo=redo) from error
+        raise BundleError(
+            f"{path} cannot be read: {error}", expected="the JSON that export writes", todo=redo
+        ) from error
     if schema != SCHEMA:
         raise BundleError(f"{path} has schema version {schema}", expected=f"version {SCHEMA}", todo=redo)
     try:
         manifest = _parse(data)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(
-            f"{path} is not a manifest: {type(error).__name__}: {error}", expected=f"schema {SCHEMA}", todo=redo
+            f"{path} is not a manifest: {type(error).__name__}: {error}",
+            expected=f"schema {SCHEMA}",
+            todo=redo,
         ) from error
     for name, file in manifest.files.items():
         _check_file(folder / name, file, hashed=verify == "hash", todo=redo)

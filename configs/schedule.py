@@ -68,16 +68,12 @@ def canvas(height: int, width: int, *, output: tuple[int, int], fit: str = "pad"
     if min(height, width) < 1 or min(output) < 1:
         raise UsageError(f"{width}x{height} to {out_w}x{out_h}", expected="at least 1x1 on both sides")
     if fit == "pad":
-        return Canvas(
-            height=_up(out_h, GRID), width=_up(out_w, GRID), resized=output, offset=(0, 0), output=output
-        )
+        return Canvas(height=_up(out_h, GRID), width=_up(out_w, GRID), resized=output, offset=(0, 0), output=output)
     if fit != "crop":
         raise UsageError(f"fit={fit}", expected="pad or crop")
     cut = (out_h // GRID * GRID, out_w // GRID * GRID)
     if min(cut) < GRID:
-        raise UsageError(
-            f"fit=crop leaves nothing of {out_w}x{out_h}", expected="at least 128x128", todo="use fit=pad"
-        )
+        raise UsageError(f"fit=crop leaves nothing of {out_w}x{out_h}", expected="at least 128x128", todo="use fit=pad")
     offset = ((out_h - cut[0]) // 2, (out_w - cut[1]) // 2)
     return Canvas(height=cut[0], width=cut[1], resized=output, offset=offset, output=cut)
 

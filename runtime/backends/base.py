@@ -1,0 +1,100 @@
+"""The interface of a back end: allocate buffers, load a step graph, run it on bound buffers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flashvsr_trt.configs.contract import Graph
+
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "uint16": 2, "int64": 8}
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Memory of a back end, dense and row-major. `owner` keeps it alive; views share it."""
+
+    pointer: int
+    shape: tuple[int, ...]
+    dtype: str
+    owner: Any
+
+    @property
+    def bytes(self) -> int:
+        return prod(self.shape) * ITEM_BYTES[self.dtype]
+
+    def slots(self, begin: int, count: int) -> Buffer:
+        """Entries [begin, begin + count) of the first axis, sharing this buffer's memory."""
+        if not 0 <= begin <= begin + count <= self.shape[0]:
+            raise IndexError(f"slots [{begin}, {begin + count}) of a buffer with {self.shape[0]}")
+        row = prod(self.shape[1:]) * ITEM_BYTES[self.dtype]
+        return Buffer(self.pointer + begin * row, (count, *self.shape[1:]), self.dtype, self.owner)
+
+
+class StepGraph(ABC):
+    """A loaded graph."""
+
+    @abstractmethod
+    def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
+        """Runs once. Outputs are written into the buffers given; no input may overlap an output, except for
+        KV slots that the call's `slabs` do not list.
+
+        Raises:
+            OutOfMemory: the back end could not get working memory.
+            FlashVSRError: anything else the back end reports, with its own words.
+        """
+
+
+class Backend(ABC):
+    """One device of one library. `seconds` counts the time spent inside its graphs, by graph name."""
+
+    name: str
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+
+    @abstractmethod
+    def allocate(self, shape: tuple[int, ...], dtype: str) -> Buffer:
+        """A buffer of zeros."""
+
+    @abstractmethod
+    def upload(self, array: np.ndarray, buffer: Buffer) -> None:
+        """Copies a host array of the same shape and item size into the buffer."""
+
+    @abstractmethod
+    def download(self, buffer: Buffer) -> np.ndarray:
+        """A host copy. bfloat16 arrives as uint16 bits, for numpy has no such type."""
+
+    @abstractmethod
+    def zero(self, buffer: Buffer) -> None:
+        """Fills the buffer with zeros."""
+
+    @abstractmethod
+    def load(self, path: Path, graph: Graph) -> StepGraph:
+        """Loads one step graph file.
+
+        Raises:
+            BundleError: the file is damaged or does not offer the tensors that the manifest names.
+            BackendUnavailable: this device cannot run it.
+        """
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Library, version and device, for people."""
+
+
+NUMPY_TYPES = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "bfloat16": np.uint16,
+    "uint8": np.uint8,
+    "uint16": np.uint16,
+    "int64": np.int64,
+}

@@ -1,0 +1,206 @@
+"""The public object: frames in, upscaled frames out, exactly as many, in constant memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from flashvsr_trt.configs import schedule
+from flashvsr_trt.configs.contract import BITS, COLOUR_FIXES
+from flashvsr_trt.configs.errors import UsageError
+from flashvsr_trt.configs.schedule import Parameters
+from flashvsr_trt.runtime.backends import open_backend
+from flashvsr_trt.runtime.backends.base import Backend, Buffer
+from flashvsr_trt.runtime.bundle import Bundle, open_bundle
+from flashvsr_trt.runtime.canvas import to_canvas
+from flashvsr_trt.runtime.networks import Networks, NoiseSource, Settings
+
+VARIANTS = ("tiny", "long")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to upscale.
+
+    Args:
+        scale: output size is round(scale x input), both sides.
+        output: (height, width) in pixels instead of `scale`.
+        variant: "long" decodes each step at once; "tiny" runs `segment_steps` DiT steps, then decodes them, with
+            only one of the two networks loaded at a time. Same frames.
+        colour_fix: adain, wavelet or none.
+        bits: 8 gives uint8 frames, 16 gives uint16.
+        fit: "pad" keeps every pixel; "crop" is the reference's centre crop to multiples of 128.
+        reference_count: the reference's frame count (8n-3 frames out, at least 21), for parity.
+        noise: replaces the seeded generator; (latent frames, rows, columns) -> float16 [f, 16, rows, columns].
+    """
+
+    scale: float = 4.0
+    output: tuple[int, int] | None = None
+    variant: str = "long"
+    segment_steps: int = 8
+    colour_fix: str = "adain"
+    bits: int = 8
+    fit: str = "pad"
+    reference_count: bool = False
+    parameters: Parameters = field(default_factory=Parameters)
+    noise: NoiseSource | None = None
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("variant", VARIANTS), ("colour_fix", COLOUR_FIXES), ("bits", BITS)):
+            if getattr(self, name) not in allowed:
+                raise UsageError(
+                    f"{name} is {getattr(self, name)!r}", expected=f"one of {', '.join(map(str, allowed))}"
+                )
+        if self.segment_steps < 1:
+            raise UsageError(f"segment_steps is {self.segment_steps}", expected="at least 1")
+
+
+class Upscaler:
+    """Upscales one stream of frames of one size. Not thread-safe, but `prepare` may run on other threads.
+
+    Args:
+        bundle: an open bundle.
+        backend: what runs it.
+        height, width: size of the frames that will be pushed.
+        options: how.
+
+    Raises:
+        UsageError: sizes or options that do not fit together.
+        BundleError: the bundle was made with another local_range, or is damaged.
+    """
+
+    def __init__(self, bundle: Bundle, backend: Backend, height: int, width: int, options: Options) -> None:
+        baked = bundle.manifest.local_range
+        if options.parameters.local_range != baked:
+            raise UsageError(
+                f"local_range {options.parameters.local_range} was asked of a bundle made with {baked}",
+                expected=f"{baked}: it is baked into a bundle",
+                todo=f"leave it unset, or export with --local-range {options.parameters.local_range}",
+            )
+        self._source = (height, width)
+        self._options = options
+        output = options.output or schedule.scaled(height, width, options.scale)
+        self.canvas = schedule.canvas(height, width, output=output, fit=options.fit)
+        self._networks = Networks(
+            bundle,
+            backend,
+            Settings(
+                canvas=self.canvas,
+                parameters=options.parameters,
+                colour_fix=options.colour_fix,
+                bits=options.bits,
+                noise=options.noise,
+            ),
+        )
+        self._begin()
+
+    def prepare(self, rgb: np.ndarray) -> np.ndarray:
+        """One source frame to its LQ frame.
+
+        Args:
+            rgb: uint8 [height, width, 3].
+
+        Returns:
+            uint8 [canvas height, canvas width, 3].
+        """
+        if rgb.dtype != np.uint8 or rgb.shape != (*self._source, 3):
+            raise UsageError(
+                f"a frame is {rgb.dtype} {list(rgb.shape)}", expected=f"uint8 [{self._source[0]}, {self._source[1]}, 3]"
+            )
+        return to_canvas(rgb, self.canvas)
+
+    def push(self, lq: np.ndarray) -> list[np.ndarray]:
+        """Takes the next LQ frame (see `prepare`); gives the output frames that are ready now, often none."""
+        self._pushed += 1
+        self._last = lq
+        return self._advance(lq)
+
+    def flush(self) -> list[np.ndarray]:
+        """The stream has ended: gives the frames that are still owed, and is ready for a new stream."""
+        frames: list[np.ndarray] = []
+        if self._pushed:
+            padded, total = self._totals()
+            for _ in range(padded - self._pushed):
+                frames += self._advance(self._last)
+            frames += self._decode_segment()
+            frames = frames[: total - (self._emitted - len(frames))]
+        self._begin()
+        return frames
+
+    def _totals(self) -> tuple[int, int]:
+        """LQ frames after padding, and frames that leave, for what was pushed."""
+        if self._options.reference_count:
+            padded = schedule.reference_frames(self._pushed)
+            return padded, padded - schedule.LOOK_AHEAD
+        return schedule.padded_frames(self._pushed), self._pushed
+
+    def _begin(self) -> None:
+        self._networks.reset()
+        self._pushed = self._emitted = self._step = 0
+        self._waiting: list[np.ndarray] = []  # LQ frames that the next step reads
+        self._conditions: deque[np.ndarray] = deque()  # LQ frames whose output is still owed
+        self._segment: list[tuple[int, np.ndarray]] = []  # (step, latents) to be decoded, variant tiny
+
+    def _advance(self, lq: np.ndarray) -> list[np.ndarray]:
+        self._waiting.append(lq)
+        self._conditions.append(lq)
+        begin, end = schedule.step_input(self._step)
+        if len(self._waiting) < end - begin:
+            return []
+        latents = self._networks.denoise(self._step, np.stack(self._waiting))
+        self._waiting.clear()
+        self._step += 1
+        if self._options.variant == "long":
+            return self._decode(self._step - 1, latents)
+        self._segment.append((self._step - 1, self._networks.keep(latents)))
+        return self._decode_segment() if len(self._segment) == self._options.segment_steps else []
+
+    def _decode_segment(self) -> list[np.ndarray]:
+        if not self._segment:
+            return []
+        self._networks.release_denoise()
+        frames: list[np.ndarray] = []
+        for step, latents in self._segment:
+            frames += self._decode(step, self._networks.restore(latents))
+        self._segment.clear()
+        self._networks.release_decode()
+        return frames
+
+    def _decode(self, step: int, latents: Buffer) -> list[np.ndarray]:
+        begin, end = schedule.step_output(step)
+        conditions = np.stack([self._conditions.popleft() for _ in range(end - begin)])
+        self._emitted += end - begin
+        return list(self._networks.decode(step, latents, conditions))
+
+
+def upscale(
+    frames: Iterable[np.ndarray],
+    *,
+    bundle: Path | str | None = None,
+    backend: Backend | None = None,
+    options: Options | None = None,
+) -> Iterator[np.ndarray]:
+    """Upscales frames as they come.
+
+    Args:
+        frames: uint8 [height, width, 3] RGB, all of one size.
+        bundle: a bundle folder; None takes the packaged one.
+        backend: None takes the best one present.
+        options: None takes the defaults, with the bundle's local_range.
+
+    Yields:
+        As many frames as came in, uint8 (or uint16) [round(scale x height), round(scale x width), 3].
+    """
+    opened = open_bundle(bundle)
+    chosen = options or Options(parameters=Parameters(local_range=opened.manifest.local_range))
+    upscaler: Upscaler | None = None
+    for rgb in frames:
+        if upscaler is None:
+            upscaler = Upscaler(opened, backend or open_backend(), rgb.shape[0], rgb.shape[1], chosen)
+        yield from upscaler.push(upscaler.prepare(rgb))
+    if upscaler is not None:
+        yield from upscaler.flush()

@@ -1,0 +1,201 @@
+"""Decode, upscale and encode at the same time, on three threads with bounded queues between them.
+
+    reader thread: decode, bicubic to the canvas   -> queue ->
+    calling thread: networks                       -> queue ->
+    writer thread: encode, mux
+
+Nothing grows with the length of the video: the queues are bounded, the networks hold a fixed state.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from flashvsr_trt.configs.errors import Cancelled
+from flashvsr_trt.configs.schedule import STEP
+from flashvsr_trt.runtime.upscaler import Upscaler
+from flashvsr_trt.runtime.video.frames import Frame
+
+QUEUED_FRAMES = 2 * STEP  # a step's frames on each side: one being worked on, one ready
+_POLL_S = 0.2  # how long a blocked queue waits before it looks whether the other side has failed
+_END = None
+
+Write = Callable[[np.ndarray, Frame], None]
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """What has happened so far; the same object is updated and handed to the callback."""
+
+    frames_in: int = 0
+    frames_out: int = 0
+    started: float = field(default_factory=time.perf_counter)
+    seconds: Counter[str] = field(default_factory=Counter)
+    """Busy seconds by stage (decode, resize, upscale, encode) and waiting seconds of the calling thread
+    (wait_input, wait_output). Stages overlap: their sum may exceed the elapsed time."""
+
+    @property
+    def elapsed(self) -> float:
+        return time.perf_counter() - self.started
+
+    @property
+    def fps(self) -> float:
+        return self.frames_out / self.elapsed if self.frames_out else 0.0
+
+
+class _Shared:
+    """What the three threads share: the first failure, and the wish to stop."""
+
+    def __init__(self, cancel: threading.Event) -> None:
+        self._cancel, self._failed = cancel, threading.Event()
+        self.error: BaseException | None = None
+
+    def fail(self, error: BaseException) -> None:
+        if self.error is None:
+            self.error = error
+        self._failed.set()
+
+    @property
+    def stopped(self) -> bool:
+        return self._failed.is_set() or self._cancel.is_set()
+
+    def put(self, target: queue.Queue[Any], item: Any) -> None:
+        while True:
+            self._check()
+            try:
+                return target.put(item, timeout=_POLL_S)
+            except queue.Full:
+                continue
+
+    def get(self, source: queue.Queue[Any]) -> Any:
+        while True:
+            self._check()
+            try:
+                return source.get(timeout=_POLL_S)
+            except queue.Empty:
+                continue
+
+    def _check(self) -> None:
+        if self.stopped:
+            raise _Stopped
+
+
+class _Stopped(Exception):
+    """Another thread failed, or the user cancelled: leave quietly."""
+
+
+def run(
+    frames: Iterable[Frame],
+    upscaler: Upscaler,
+    write: Write,
+    *,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    cancel: threading.Event | None = None,
+) -> Progress:
+    """Upscales a whole stream.
+
+    Args:
+        frames: source frames with their timing, all of the upscaler's size.
+        upscaler: a fresh one.
+        write: takes output pixels and the timing of the source frame of the same index; called in order.
+        on_progress: called on the calling thread after each step.
+        cancel: set by somebody else to stop within a step.
+
+    Raises:
+        Cancelled: `cancel` was set.
+        FlashVSRError: whatever a stage raised first.
+    """
+    cancel = cancel or threading.Event()
+    shared, progress = _Shared(cancel), Progress()
+    ready: queue.Queue[Any] = queue.Queue(QUEUED_FRAMES)
+    done: queue.Queue[Any] = queue.Queue(QUEUED_FRAMES)
+    threads = [
+        threading.Thread(target=_guarded, args=(shared, _read, frames, upscaler, ready, progress), name="reader"),
+        threading.Thread(target=_guarded, args=(shared, _write, write, done, progress), name="writer"),
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        _upscale(shared, upscaler, ready, done, progress, on_progress)
+    except _Stopped:
+        pass
+    except BaseException as error:  # KeyboardInterrupt too: the threads must end before it leaves
+        shared.fail(error)
+    for thread in threads:
+        thread.join()
+    if shared.error is not None:
+        raise shared.error
+    if cancel.is_set():
+        raise Cancelled(f"stopped after {progress.frames_out} frames")
+    on_progress(progress)
+    return progress
+
+
+def _guarded(shared: _Shared, work: Callable[..., None], *args: Any) -> None:
+    try:
+        work(shared, *args)
+    except _Stopped:
+        pass
+    except BaseException as error:  # handed to the calling thread, which raises it
+        shared.fail(error)
+
+
+def _read(
+    shared: _Shared, frames: Iterable[Frame], upscaler: Upscaler, ready: queue.Queue[Any], progress: Progress
+) -> None:
+    began = time.perf_counter()
+    for frame in frames:
+        decoded = time.perf_counter()
+        lq = upscaler.prepare(frame.rgb)
+        resized = time.perf_counter()
+        progress.seconds["decode"] += decoded - began
+        progress.seconds["resize"] += resized - decoded
+        progress.frames_in += 1
+        shared.put(ready, (lq, replace(frame, rgb=None)))
+        began = time.perf_counter()
+    shared.put(ready, _END)
+
+
+def _upscale(
+    shared: _Shared,
+    upscaler: Upscaler,
+    ready: queue.Queue[Any],
+    done: queue.Queue[Any],
+    progress: Progress,
+    on_progress: Callable[[Progress], None],
+) -> None:
+    timings: deque[Frame] = deque()
+    while True:
+        began = time.perf_counter()
+        item = shared.get(ready)
+        got = time.perf_counter()
+        progress.seconds["wait_input"] += got - began
+        if item is not _END:
+            lq, timing = item
+            timings.append(timing)
+        pixels = upscaler.flush() if item is _END else upscaler.push(lq)
+        upscaled = time.perf_counter()
+        progress.seconds["upscale"] += upscaled - got
+        for frame in pixels:
+            shared.put(done, (frame, timings.popleft()))
+        progress.seconds["wait_output"] += time.perf_counter() - upscaled
+        if pixels:
+            on_progress(progress)
+        if item is _END:
+            return shared.put(done, _END)
+
+
+def _write(shared: _Shared, write: Write, done: queue.Queue[Any], progress: Progress) -> None:
+    while (item := shared.get(done)) is not _END:
+        began = time.perf_counter()
+        write(*item)
+        progress.seconds["encode"] += time.perf_counter() - began
+        progress.frames_out += 1

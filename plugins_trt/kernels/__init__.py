@@ -1,0 +1,1 @@
+"""Kernels of the ops, in Triton, compiled ahead of time: no Python and no compiler where they run."""

@@ -40,9 +40,7 @@ def window_means(q, k, k_cache, slabs, q_means, k_means, q_windows, cached, win,
 
 
 @triton.jit
-def window_scores(
-    q_means, k_means, scores, q_windows, k_windows, rows, columns, dim, LOCAL_RANGE: tl.constexpr, BLOCK: tl.constexpr
-):
+def window_scores(q_means, k_means, scores, q_windows, k_windows, rows, columns, dim, local_range, BLOCK: tl.constexpr):
     """softmax(q.k / sqrt(128)) over all key windows, 0 outside the local range: float32 [heads, q_windows, k_windows].
 
     Grid (q_windows, heads). A query window with no key in range cannot occur: its own window is always in range.
@@ -52,8 +50,8 @@ def window_scores(
     channels = head * HEAD_DIM + tl.arange(0, HEAD_DIM)
     query = tl.load(q_means + i * dim + channels)
     win = rows * columns
-    top = (i % win) // columns - LOCAL_RANGE // 2
-    left = i % columns - LOCAL_RANGE // 2
+    top = (i % win) // columns - local_range // 2
+    left = i % columns - local_range // 2
     out = scores + (head * q_windows + i).to(tl.int64) * k_windows
     highest = -float("inf")
     total = 0.0
@@ -61,7 +59,7 @@ def window_scores(
         j = begin + tl.arange(0, BLOCK)
         row = (j % win) // columns - top
         column = j % columns - left
-        inside = (j < k_windows) & (row >= 0) & (row < LOCAL_RANGE) & (column >= 0) & (column < LOCAL_RANGE)
+        inside = (j < k_windows) & (row >= 0) & (row < local_range) & (column >= 0) & (column < local_range)
         keys = tl.load(k_means + j[:, None] * dim + channels[None, :], mask=inside[:, None], other=0.0)
         score = tl.sum(keys * query[None, :], axis=1) * 0.08838834764831845  # 1/sqrt(128)
         score = tl.where(inside, score, -float("inf"))

@@ -1,0 +1,98 @@
+"""BlockSparseAttention on a GPU: workspace and the order of its kernels. No allocation at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flashvsr_trt.configs.contract import HEAD_DIM, TOKENS_PER_WINDOW
+from flashvsr_trt.plugins_trt.kernels.driver import Kernel
+
+_ALIGN = 256
+_MEANS_BLOCK = 128  # channels of one program of window_means, see kernels.build
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Sizes of one call: query slabs, cached slabs, windows of a slab as rows x columns, heads, local range."""
+
+    slabs: int
+    cached_slabs: int
+    rows: int
+    columns: int
+    heads: int
+    local_range: int
+
+    @property
+    def win(self) -> int:
+        return self.rows * self.columns
+
+    @property
+    def dim(self) -> int:
+        return self.heads * HEAD_DIM
+
+    @property
+    def q_windows(self) -> int:
+        return self.slabs * self.win
+
+    @property
+    def k_windows(self) -> int:
+        return (self.slabs + self.cached_slabs) * self.win
+
+    @property
+    def tokens(self) -> int:
+        """Query tokens."""
+        return self.q_windows * TOKENS_PER_WINDOW
+
+
+def workspace(problem: Problem) -> dict[str, int]:
+    """Offset in bytes of every intermediate, and their end under "bytes"."""
+    pairs = problem.heads * problem.q_windows * problem.k_windows
+    sizes = {
+        "q_means": 4 * problem.q_windows * problem.dim,
+        "k_means": 4 * problem.k_windows * problem.dim,
+        "scores": 4 * pairs,
+        "thresholds": 4 * problem.heads * problem.slabs,
+        "lists": 4 * pairs,
+        "counts": 4 * problem.heads * problem.q_windows,
+    }
+    offsets, end = {}, 0
+    for name, size in sizes.items():
+        offsets[name] = end
+        end += -(-size // _ALIGN) * _ALIGN
+    return offsets | {"bytes": end}
+
+
+def enqueue(
+    kernels: Mapping[str, Kernel], problem: Problem, tensors: Mapping[str, int], workspace_pointer: int, stream: int
+) -> None:
+    """Launches selection and attention.
+
+    Args:
+        kernels: what `load_kernels` gave for the tensors' type.
+        problem: sizes.
+        tensors: device addresses of the op's inputs and of `out`, by the names of plugins_trt.spec.
+        workspace_pointer: `workspace(problem)["bytes"]` bytes, 256-byte aligned.
+        stream: CUDA stream handle.
+    """
+    scratch = {name: workspace_pointer + offset for name, offset in workspace(problem).items() if name != "bytes"}
+    sizes = {
+        "q_windows": problem.q_windows,
+        "k_windows": problem.k_windows,
+        "cached": problem.cached_slabs * problem.win,
+        "win": problem.win,
+        "rows": problem.rows,
+        "columns": problem.columns,
+        "dim": problem.dim,
+        "local_range": problem.local_range,
+        "count": problem.win * problem.k_windows,
+    }
+    grids = {
+        "window_means": (problem.q_windows + problem.k_windows, problem.dim // _MEANS_BLOCK, 1),
+        "window_scores": (problem.q_windows, problem.heads, 1),
+        "select_threshold": (problem.heads * problem.slabs, 1, 1),
+        "list_kept": (problem.q_windows, problem.heads, 1),
+        "block_sparse_attention": (problem.heads, problem.q_windows, 1),
+    }
+    for name, grid in grids.items():
+        kernels[name].launch(grid, stream, **tensors, **scratch, **sizes)

@@ -1,0 +1,137 @@
+"""Loads ahead-of-time compiled kernels and launches them through the CUDA driver: no compiler, no torch, no triton."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flashvsr_trt.configs.errors import BackendUnavailable, FlashVSRError, OutOfMemory
+
+INDEX = "kernels.json"
+_DEFAULT_SHARED = 48 * 1024  # more must be asked for
+_MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+_COMPUTE_MAJOR, _COMPUTE_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
+_ERROR_OUT_OF_MEMORY = 2
+_INTEGERS = {"i32": ctypes.c_int32, "i64": ctypes.c_int64, "fp32": ctypes.c_float}
+
+
+class Driver:
+    """The CUDA driver library, every call checked."""
+
+    def __init__(self) -> None:
+        try:
+            self._cuda = ctypes.CDLL("libcuda.so.1")
+        except OSError as error:
+            raise BackendUnavailable(
+                f"the CUDA driver library does not load: {error}",
+                expected="libcuda.so.1 of an NVIDIA driver",
+                todo="install the driver, or run with --device cpu",
+            ) from error
+        self.call("cuInit", 0)
+
+    def call(self, name: str, *arguments: Any) -> None:
+        """Calls a driver function.
+
+        Raises:
+            OutOfMemory: it had no device memory.
+            FlashVSRError: any other status, with the driver's own text.
+        """
+        status = getattr(self._cuda, name)(*arguments)
+        if status == 0:
+            return
+        text = ctypes.c_char_p()
+        self._cuda.cuGetErrorString(status, ctypes.byref(text))
+        kind = OutOfMemory if status == _ERROR_OUT_OF_MEMORY else FlashVSRError
+        raise kind(f"{name} failed: {text.value.decode() if text.value else 'unknown error'} ({status})")
+
+    def compute_capability(self) -> int:
+        """Of the device of the current context, e.g. 90."""
+        device = ctypes.c_int()
+        self.call("cuCtxGetDevice", ctypes.byref(device))
+        major, minor = ctypes.c_int(), ctypes.c_int()
+        self.call("cuDeviceGetAttribute", ctypes.byref(major), _COMPUTE_MAJOR, device)
+        self.call("cuDeviceGetAttribute", ctypes.byref(minor), _COMPUTE_MINOR, device)
+        return 10 * major.value + minor.value
+
+
+def pick(entries: list[dict[str, Any]], capability: int) -> int:
+    """The architecture to take for a device: the same major version, the highest minor that is not above.
+
+    Raises:
+        BackendUnavailable: none fits.
+    """
+    offered = sorted({entry["architecture"] for entry in entries})
+    fitting = [arch for arch in offered if arch // 10 == capability // 10 and arch <= capability]
+    if not fitting:
+        raise BackendUnavailable(
+            f"no kernel fits a GPU of compute capability {capability // 10}.{capability % 10}",
+            expected="one of " + ", ".join(f"sm_{arch}" for arch in offered),
+            todo="build the kernels for this GPU with `make kernels ARCH=...`, or run without the plug-in",
+        )
+    return fitting[-1]
+
+
+@dataclass
+class Kernel:
+    """One loaded kernel."""
+
+    driver: Driver
+    entry: dict[str, Any]
+    function: ctypes.c_void_p
+
+    def launch(self, grid: tuple[int, int, int], stream: int, **arguments: int) -> None:
+        """Enqueues the kernel. Pointers are device addresses; nothing is allocated."""
+        values = [
+            (ctypes.c_uint64 if kind.startswith("*") else _INTEGERS[kind])(arguments[name])
+            for name, kind in self.entry["arguments"]
+        ]
+        values += [ctypes.c_uint64(0)] * self.entry["scratch_pointers"]
+        pointers = (ctypes.c_void_p * len(values))(*(ctypes.cast(ctypes.byref(v), ctypes.c_void_p) for v in values))
+        self.driver.call(
+            "cuLaunchKernel",
+            self.function,
+            *grid,
+            self.entry["threads"],
+            1,
+            1,
+            self.entry["shared_bytes"],
+            ctypes.c_void_p(stream),
+            pointers,
+            None,
+        )
+
+
+def load_kernels(folder: Path, element: str, driver: Driver) -> dict[str, Kernel]:
+    """All kernels for the current context's device, by name, for tensors of `element` (float16, bfloat16).
+
+    Raises:
+        BackendUnavailable: the kernels are not built, or none fits the device.
+        FlashVSRError: a file differs from its checksum.
+    """
+    try:
+        entries = json.loads((folder / INDEX).read_text())["kernels"]
+    except FileNotFoundError:
+        raise BackendUnavailable(
+            f"{folder} holds no {INDEX}", expected="compiled kernels", todo="make kernels"
+        ) from None
+    architecture = pick(entries, driver.compute_capability())
+    chosen = [e for e in entries if e["architecture"] == architecture and e["element"] in (element, "float32")]
+    return {entry["kernel"]: _load(folder, entry, driver) for entry in chosen}
+
+
+def _load(folder: Path, entry: dict[str, Any], driver: Driver) -> Kernel:
+    cubin = (folder / entry["file"]).read_bytes()
+    if hashlib.sha256(cubin).hexdigest() != entry["sha256"]:
+        raise FlashVSRError(
+            f"{folder / entry['file']} differs from its checksum", expected=entry["sha256"], todo="make kernels"
+        )
+    module, function = ctypes.c_void_p(), ctypes.c_void_p()
+    driver.call("cuModuleLoadData", ctypes.byref(module), cubin)
+    driver.call("cuModuleGetFunction", ctypes.byref(function), module, entry["symbol"].encode())
+    if entry["shared_bytes"] > _DEFAULT_SHARED:
+        driver.call("cuFuncSetAttribute", function, _MAX_DYNAMIC_SHARED, entry["shared_bytes"])
+    return Kernel(driver, entry, function)

@@ -1,0 +1,33 @@
+"""Time stamps that a muxer accepts: strictly increasing, whatever the source says."""
+
+from __future__ import annotations
+
+
+class Timeline:
+    """Passes time stamps through and repairs those that are missing, repeated or run backwards.
+
+    A step backwards of more than `restart` ticks is a clock that began again (joined recordings): everything
+    after it is moved to continue where the old clock stopped. A smaller step or a repeated stamp is a single
+    bad value: it is moved to one tick after its predecessor. Gaps forwards are kept.
+    """
+
+    def __init__(self, restart: int) -> None:
+        self._restart = max(1, restart)
+        self._last: int | None = None
+        self._next = 0
+        self._offset = 0
+        self.repaired = 0
+
+    def place(self, stamp: int | None, duration: int) -> int:
+        """The stamp to use, in the same units as `stamp` and `duration`."""
+        placed = self._next if stamp is None else stamp + self._offset
+        if stamp is None:
+            self.repaired += 1
+        elif self._last is not None and placed <= self._last:
+            self.repaired += 1
+            restarted = self._last - placed > self._restart
+            if restarted:
+                self._offset += self._next - placed
+            placed = self._next if restarted else self._last + 1
+        self._last, self._next = placed, placed + max(1, duration)
+        return placed

@@ -69,7 +69,7 @@ def enqueue(
     """Launches selection and attention.
 
     Args:
-        kernels: what `load_kernels` gave for the tensors' type.
+        kernels: what `load_kernels` gave for the tensors' type, in launch order (a part of them, to time it).
         problem: sizes.
         tensors: device addresses of the op's inputs and of `out`, by the names of plugins_trt.spec.
         workspace_pointer: `workspace(problem)["bytes"]` bytes, 256-byte aligned.
@@ -94,5 +94,5 @@ def enqueue(
         "list_kept": (problem.q_windows, problem.heads, 1),
         "block_sparse_attention": (problem.heads, problem.q_windows, 1),
     }
-    for name, grid in grids.items():
-        kernels[name].launch(grid, stream, **tensors, **scratch, **sizes)
+    for name, kernel in kernels.items():
+        kernel.launch(grids[name], stream, **tensors, **scratch, **sizes)

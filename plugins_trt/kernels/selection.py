@@ -95,7 +95,7 @@ def select_threshold(scores, thresholds, topk, count, BLOCK: tl.constexpr):
         for begin in range(0, count, BLOCK):
             index = begin + tl.arange(0, BLOCK)
             bits = tl.load(base + index, mask=index < count, other=0.0).to(tl.int32, bitcast=True)
-            if step == 0:
+            if step == 0:  # noqa: SIM108 - a shift by 32 bits has no defined result
                 active = index < count
             else:
                 active = (index < count) & ((bits >> (shift + 8)) == (prefix >> (shift + 8)))

@@ -18,9 +18,10 @@ from flashvsr_trt.configs.contract import HEAD_DIM, LATENT_CHANNELS, TOKENS_PER_
 from flashvsr_trt.export.attention import Attend, attend, block_sparse_attention
 from flashvsr_trt.export.dit_weights import prepare
 from flashvsr_trt.export.layouts import DitSizes, State
+from flashvsr_trt.export.norms import rms_norm
 from flashvsr_trt.export.trainable import Trainable, assigned
 
-EPS = 1e-6  # of every layer norm and RMS norm
+EPS = 1e-6  # of every layer norm
 
 
 def to_windows(x: Tensor) -> Tensor:
@@ -79,14 +80,11 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     return turned.reshape(slabs, rows, columns, tokens, dim)
 
 
-def rms_norm(x: Tensor, gain: Tensor) -> Tensor:
-    """RMS norm over the last axis in fp32; returns fp32."""
-    x = x.float()
-    return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + EPS) * gain
-
-
 class Norm(nn.Module):
     """Layer norm in fp32, returned in x's dtype; `scale` and `shift` only in the unfolded network."""
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, dim: int, *, folded: bool) -> None:
         super().__init__()
@@ -104,6 +102,8 @@ class Norm(nn.Module):
 
 class Gate(nn.Module):
     """x + gate * y in the unfolded network; in the folded one the Linear before it holds the gate."""
+
+    gate: Tensor
 
     def __init__(self, dim: int, *, folded: bool) -> None:
         super().__init__()
@@ -141,6 +141,9 @@ class SelfAttention(nn.Module):
 
 class CrossAttention(nn.Module):
     """Attention to the prompt, whose keys and values are constants [heads, text tokens, 128]."""
+
+    k: Tensor
+    v: Tensor
 
     def __init__(self, dim: int, text_tokens: int) -> None:
         super().__init__()

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from flashvsr_trt.configs.contract import HEAD_DIM
 from flashvsr_trt.export.layouts import DitSizes, State
+from flashvsr_trt.export.norms import rms_norm
 
 TIME_STEP = 1000.0
-EPS = 1e-6
 
 
 def prepare(
@@ -113,9 +113,7 @@ def _text(official: State, context: Tensor) -> Tensor:
 
 def _prompt_keys(official: State, attention: str, text: Tensor) -> tuple[Tensor, Tensor]:
     """Keys (RMS-normalised over all channels) and values of the prompt, each [heads, tokens, 128]."""
-    k = _linear(official, f"{attention}.k", text)
-    k = k * torch.rsqrt(k.square().mean(dim=-1, keepdim=True) + EPS)
-    k = k * official[f"{attention}.norm_k.weight"].float()
+    k = rms_norm(_linear(official, f"{attention}.k", text), official[f"{attention}.norm_k.weight"].float())
     v = _linear(official, f"{attention}.v", text)
     return _by_head(k), _by_head(v)
 

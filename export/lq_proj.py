@@ -12,23 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flashvsr_trt.export.layouts import LQ_FEATURES, LQ_UNSHUFFLE, LqSizes, State
+from flashvsr_trt.export.norms import ChannelNorm
 from flashvsr_trt.export.pixels import to_unit
 from flashvsr_trt.export.trainable import Trainable, assigned
-
-
-class ChannelNorm(nn.Module):
-    """x / max(||x||, 1e-12) * sqrt(C) * gamma over axis 1, in fp32; returns fp32."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.empty(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        channels = self.gamma.shape[0]
-        x = x.float()
-        norm = x.square().sum(dim=1, keepdim=True).clamp_min(1e-24).sqrt()
-        gain = self.gamma.float() * channels**0.5
-        return x / norm * gain.reshape(channels, 1, 1)
 
 
 class TimeConv(nn.Module):

@@ -1,0 +1,204 @@
+"""Wan 2.1 VAE decoder as a step with explicit state: one latent to four frames, the first one to one frame.
+
+Source: the Wan 2.1 video VAE (Wan2.1_VAE.pth). All convolutions over time are causal: each keeps the last two
+frames of its own input, zeros at the start of the one stream over all steps.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flashvsr_trt.configs.contract import LATENT_CHANNELS
+from flashvsr_trt.export.layouts import VAE_STAGE_BLOCKS, State, VaeSizes
+from flashvsr_trt.export.norms import ChannelNorm
+from flashvsr_trt.export.trainable import Trainable, assigned
+
+# fmt: off
+LATENT_MEAN = (-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
+               0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921)
+LATENT_STD = (2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
+              3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160)
+# fmt: on
+CONTEXT = 2  # frames that a causal convolution remembers
+
+
+class Caches:
+    """The causal convolutions' memories of one call, taken and left in the order of the data."""
+
+    def __init__(self, old: tuple[Tensor, ...]) -> None:
+        self.old, self.new = old, list[Tensor]()
+
+    @property
+    def first(self) -> bool:
+        return not self.old
+
+    def extend(self, x: Tensor) -> Tensor:
+        """[T, C, h, w] to [2+T, C, h, w]: the remembered frames, or zeros, in front."""
+        past = torch.zeros_like(torch.cat([x[:1]] * CONTEXT)) if self.first else self.old[len(self.new)]
+        x = torch.cat([past, x])
+        self.new.append(x[-CONTEXT:])
+        return x
+
+    def reserve(self, x: Tensor) -> None:
+        """An empty memory for a convolution that the first latent passes by."""
+        self.new.append(torch.zeros_like(torch.cat([x[:1]] * CONTEXT)))
+
+
+class CausalConv(nn.Conv3d):
+    """Kernel 3 in time, over [T, C, h, w], zero padding in space."""
+
+    def forward(self, x: Tensor, caches: Caches) -> Tensor:  # type: ignore[override]
+        y = super().forward(caches.extend(x).transpose(0, 1).unsqueeze(0))  # [1, C, T, h, w]
+        return y.squeeze(0).transpose(0, 1)
+
+
+def _causal(fan_in: int, fan_out: int) -> CausalConv:
+    return CausalConv(fan_in, fan_out, 3, padding=(0, 1, 1))
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, fan_in: int, fan_out: int) -> None:
+        super().__init__()
+        self.residual = nn.ModuleDict(
+            {
+                "0": ChannelNorm(fan_in),
+                "2": _causal(fan_in, fan_out),
+                "3": ChannelNorm(fan_out),
+                "6": _causal(fan_out, fan_out),
+            }
+        )
+        self.shortcut = nn.Conv2d(fan_in, fan_out, 1) if fan_in != fan_out else nn.Identity()
+
+    def forward(self, x: Tensor, caches: Caches) -> Tensor:
+        y = F.silu(self.residual["0"](x)).to(x.dtype)
+        y = F.silu(self.residual["3"](self.residual["2"](y, caches))).to(x.dtype)
+        y = self.residual["6"](y, caches)
+        return self.shortcut(x) + y
+
+
+class FrameAttention(nn.Module):
+    """Single-head attention over the cells of each frame, with its shortcut."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = ChannelNorm(channels)
+        self.to_qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.proj = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor, caches: Caches) -> Tensor:
+        frames, channels, height, width = x.shape
+        qkv = self.to_qkv(self.norm(x).to(x.dtype)).reshape(frames, 3, channels, height * width)
+        q, k, v = (part.transpose(1, 2).unsqueeze(1) for part in qkv.unbind(1))  # [T, 1, h w, C]
+        y = F.scaled_dot_product_attention(q, k, v).squeeze(1).transpose(1, 2)
+        return x + self.proj(y.reshape(frames, channels, height, width))
+
+
+class Upsample(nn.Module):
+    """Nearest 2x in space, halving the channels; `in_time` also doubles the frames, from the second latent on."""
+
+    def __init__(self, channels: int, *, in_time: bool) -> None:
+        super().__init__()
+        if in_time:
+            self.time_conv = CausalConv(channels, 2 * channels, (3, 1, 1))
+        self.resample = nn.ModuleDict({"1": nn.Conv2d(channels, channels // 2, 3, padding=1)})
+        self.in_time = in_time
+
+    def forward(self, x: Tensor, caches: Caches) -> Tensor:
+        if self.in_time and caches.first:
+            caches.reserve(x)
+        elif self.in_time:
+            frames, channels, height, width = x.shape
+            x = self.time_conv(x, caches).reshape(2 * frames, channels, height, width)  # (2 c) to frames
+        return self.resample["1"](F.interpolate(x, scale_factor=2, mode="nearest-exact"))
+
+
+def prepare(official: State, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """The tensors of `VaeDecoder` from the checkpoint's decoder and conv2."""
+    out = {}
+    for name in VaeSizes.of(official).shapes():
+        tensor = official[name]
+        if name.endswith("gamma"):
+            out[name] = tensor.reshape(-1).float()
+        elif name == "conv2.weight" or name.endswith("shortcut.weight"):
+            out[name] = tensor.squeeze(2).to(dtype)  # [O, C, 1, 1]: no extent in time
+        else:
+            out[name] = tensor.to(dtype)
+    return out
+
+
+class Layers(nn.Module):
+    """The tree `decoder` of the checkpoint."""
+
+    def __init__(self, sizes: VaeSizes) -> None:
+        super().__init__()
+        first, last = sizes.channels[0], sizes.channels[3]
+        self.conv1 = _causal(LATENT_CHANNELS, first)
+        self.middle = nn.ModuleList(
+            [ResidualBlock(first, first), FrameAttention(first), ResidualBlock(first, first)]
+        )
+        self.upsamples = nn.ModuleList()
+        blocks = iter(list(sizes.blocks().values())[2:])
+        for stage, channels in enumerate(sizes.channels):
+            self.upsamples.extend(ResidualBlock(*next(blocks)) for _ in range(VAE_STAGE_BLOCKS))
+            if stage < 3:
+                self.upsamples.append(Upsample(channels, in_time=stage < 2))
+        self.head = nn.ModuleDict({"0": ChannelNorm(last), "2": _causal(last, 3)})
+
+    def forward(self, x: Tensor, caches: Caches) -> Tensor:
+        x = self.conv1(x, caches)
+        for layer in [*self.middle, *self.upsamples]:
+            x = layer(x, caches)
+        return self.head["2"](F.silu(self.head["0"](x)).to(x.dtype), caches)
+
+
+class VaeDecoder(nn.Module):
+    """One call: a latent [1, 16, H/8, W/8] and the caches to frames [4, 3, H, W] and the new caches.
+
+    Without caches it is the first latent of a stream and gives one frame. Each cache is [2, C, h, w].
+    """
+
+    def __init__(self, sizes: VaeSizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.conv2 = nn.Conv2d(LATENT_CHANNELS, LATENT_CHANNELS, 1)
+        self.decoder = Layers(sizes)
+
+    @staticmethod
+    def of(official: State, *, dtype: torch.dtype = torch.float32) -> VaeDecoder:
+        """The exportable module with a checkpoint's weights."""
+        with torch.device("meta"):
+            module = VaeDecoder(VaeSizes.of(official))
+        return assigned(module, prepare(official, dtype))
+
+    def cache_spec(self) -> tuple[tuple[int, int, int], ...]:
+        """(channels, frames, pixels per cell) of each cache, as `contract.Sizes.vae_caches`."""
+        spec = [(LATENT_CHANNELS, 8)]
+        blocks = self.sizes.blocks()
+        for name in list(blocks)[:2]:
+            spec += [(channels, 8) for channels in blocks[name]]
+        for index, layer in enumerate(self.decoder.upsamples):
+            cell = 8 >> index // (VAE_STAGE_BLOCKS + 1)
+            if isinstance(layer, ResidualBlock):
+                # The block's first convolution remembers input channels, its second one output channels.
+                spec += [(channels, cell) for channels in blocks[f"decoder.upsamples.{index}"]]
+            elif isinstance(layer, Upsample) and layer.in_time:
+                spec.append((self.sizes.channels[index // (VAE_STAGE_BLOCKS + 1)], cell))
+        spec.append((self.sizes.channels[3], 1))
+        return tuple((channels, CONTEXT, cell) for channels, cell in spec)
+
+    def forward(self, latent: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
+        """Frames are in the range of [-1, 1] but not clamped."""
+        memory = Caches(caches)
+        mean, std = (
+            torch.tensor(values, device=latent.device).reshape(1, LATENT_CHANNELS, 1, 1)
+            for values in (LATENT_MEAN, LATENT_STD)
+        )
+        x = self.conv2((latent.float() * std + mean).to(latent.dtype))
+        return self.decoder(x, memory), *memory.new
+
+
+def trainable(official: State) -> Trainable:
+    """`VaeDecoder` with the checkpoint's tensors as fp32 parameters."""
+    return Trainable(official, VaeDecoder.of(official), prepare)

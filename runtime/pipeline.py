@@ -13,8 +13,8 @@ import queue
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,13 +22,14 @@ import numpy as np
 from flashvsr_trt.configs.errors import Cancelled
 from flashvsr_trt.configs.schedule import STEP
 from flashvsr_trt.runtime.upscaler import Upscaler
-from flashvsr_trt.runtime.video.frames import Frame
+from flashvsr_trt.runtime.video.frames import Frame, FrameTiming
 
 QUEUED_FRAMES = 2 * STEP  # a step's frames on each side: one being worked on, one ready
 _POLL_S = 0.2  # how long a blocked queue waits before it looks whether the other side has failed
+_READER_S = 5.0  # how long a stop waits for a reader that may be blocked on its input
 _END = None
 
-Write = Callable[[np.ndarray, Frame], None]
+Write = Callable[[np.ndarray, FrameTiming], None]
 
 
 @dataclass(kw_only=True)
@@ -36,6 +37,7 @@ class Progress:
     """What has happened so far; the same object is updated and handed to the callback."""
 
     frames_in: int = 0
+    frames_upscaled: int = 0
     frames_out: int = 0
     started: float = field(default_factory=time.perf_counter)
     seconds: Counter[str] = field(default_factory=Counter)
@@ -103,10 +105,11 @@ def run(
     """Upscales a whole stream.
 
     Args:
-        frames: source frames with their timing, all of the upscaler's size.
+        frames: source frames with their timing, all of the upscaler's size. A generator is closed at the end, on the
+            thread that reads it.
         upscaler: a fresh one.
         write: takes output pixels and the timing of the source frame of the same index; called in order.
-        on_progress: called on the calling thread after each step.
+        on_progress: called on the calling thread after each frame that left the networks, and at the end.
         cancel: set by somebody else to stop within a step.
 
     Raises:
@@ -117,26 +120,34 @@ def run(
     shared, progress = _Shared(cancel), Progress()
     ready: queue.Queue[Any] = queue.Queue(QUEUED_FRAMES)
     done: queue.Queue[Any] = queue.Queue(QUEUED_FRAMES)
-    threads = [
-        threading.Thread(target=_guarded, args=(shared, _read, frames, upscaler, ready, progress), name="reader"),
-        threading.Thread(target=_guarded, args=(shared, _write, write, done, progress), name="writer"),
-    ]
-    for thread in threads:
-        thread.start()
+    # A daemon: a reader that waits for a silent pipe cannot be woken, and must not keep the process.
+    reader = threading.Thread(
+        target=_guarded, args=(shared, _read, frames, upscaler, ready, progress), name="reader", daemon=True
+    )
+    writer = threading.Thread(target=_guarded, args=(shared, _write, write, done, progress), name="writer")
     try:
+        reader.start()
+        writer.start()
         _upscale(shared, upscaler, ready, done, progress, on_progress)
     except _Stopped:
         pass
     except BaseException as error:  # KeyboardInterrupt too: the threads must end before it leaves
         shared.fail(error)
-    for thread in threads:
-        thread.join()
+    _join(shared, writer, reader)
     if shared.error is not None:
         raise shared.error
     if cancel.is_set():
         raise Cancelled(f"stopped after {progress.frames_out} frames")
     on_progress(progress)
     return progress
+
+
+def _join(shared: _Shared, writer: threading.Thread, reader: threading.Thread) -> None:
+    if writer.ident is not None:
+        writer.join()
+    # Only a stop can leave a reader behind: the writer ends otherwise after the reader.
+    if reader.ident is not None:
+        reader.join(_READER_S if shared.stopped else None)
 
 
 def _guarded(shared: _Shared, work: Callable[..., None], *args: Any) -> None:
@@ -151,17 +162,23 @@ def _guarded(shared: _Shared, work: Callable[..., None], *args: Any) -> None:
 def _read(
     shared: _Shared, frames: Iterable[Frame], upscaler: Upscaler, ready: queue.Queue[Any], progress: Progress
 ) -> None:
-    began = time.perf_counter()
-    for frame in frames:
-        decoded = time.perf_counter()
-        lq = upscaler.prepare(frame.rgb)
-        resized = time.perf_counter()
-        progress.seconds["decode"] += decoded - began
-        progress.seconds["resize"] += resized - decoded
-        progress.frames_in += 1
-        shared.put(ready, (lq, replace(frame, rgb=None)))
+    source = iter(frames)
+    try:
         began = time.perf_counter()
-    shared.put(ready, _END)
+        for frame in source:
+            decoded = time.perf_counter()
+            lq = upscaler.prepare(frame.rgb)
+            resized = time.perf_counter()
+            progress.seconds["decode"] += decoded - began
+            progress.seconds["resize"] += resized - decoded
+            progress.frames_in += 1
+            shared.put(ready, (lq, frame.timing))
+            began = time.perf_counter()
+        shared.put(ready, _END)
+    finally:
+        # On this thread, for nobody else may close what this thread may still be reading.
+        if isinstance(source, Generator):
+            source.close()
 
 
 def _upscale(
@@ -172,23 +189,24 @@ def _upscale(
     progress: Progress,
     on_progress: Callable[[Progress], None],
 ) -> None:
-    timings: deque[Frame] = deque()
+    timings: deque[FrameTiming] = deque()
     while True:
         began = time.perf_counter()
         item = shared.get(ready)
-        got = time.perf_counter()
-        progress.seconds["wait_input"] += got - began
+        now = time.perf_counter()
+        progress.seconds["wait_input"] += now - began
         if item is not _END:
             lq, timing = item
             timings.append(timing)
-        pixels = upscaler.flush() if item is _END else upscaler.push(lq)
-        upscaled = time.perf_counter()
-        progress.seconds["upscale"] += upscaled - got
-        for frame in pixels:
-            shared.put(done, (frame, timings.popleft()))
-        progress.seconds["wait_output"] += time.perf_counter() - upscaled
-        if pixels:
+        for pixels in upscaler.drain() if item is _END else upscaler.feed(lq):
+            made = time.perf_counter()
+            progress.seconds["upscale"] += made - now
+            progress.frames_upscaled += 1
+            shared.put(done, (pixels, timings.popleft()))
             on_progress(progress)
+            now = time.perf_counter()
+            progress.seconds["wait_output"] += now - made
+        progress.seconds["upscale"] += time.perf_counter() - now
         if item is _END:
             return shared.put(done, _END)
 

@@ -115,21 +115,34 @@ class Upscaler:
 
     def push(self, lq: np.ndarray) -> list[np.ndarray]:
         """Takes the next LQ frame (see `prepare`); gives the output frames that are ready now, often none."""
-        self._pushed += 1
-        self._last = lq
-        return self._advance(lq)
+        return list(self.feed(lq))
 
     def flush(self) -> list[np.ndarray]:
         """The stream has ended: gives the frames that are still owed, and is ready for a new stream."""
-        frames: list[np.ndarray] = []
+        return list(self.drain())
+
+    def feed(self, lq: np.ndarray) -> Iterator[np.ndarray]:
+        """As `push`, one frame at a time as the decoder gives them; take all of them before the next call."""
+        self._pushed += 1
+        self._last = lq
+        for frame in self._advance(lq):
+            self._given += 1
+            yield frame
+
+    def drain(self) -> Iterator[np.ndarray]:
+        """As `flush`, one frame at a time; take all of them before the next call."""
         if self._pushed:
             padded, total = self._totals()
-            for _ in range(padded - self._pushed):
-                frames += self._advance(self._last)
-            frames += self._decode_segment()
-            frames = frames[: total - (self._emitted - len(frames))]
+            for frame in self._owed(padded - self._pushed):
+                if self._given < total:
+                    self._given += 1
+                    yield frame
         self._begin()
-        return frames
+
+    def _owed(self, missing: int) -> Iterator[np.ndarray]:
+        for _ in range(missing):
+            yield from self._advance(self._last)
+        yield from self._decode_segment()
 
     def _totals(self) -> tuple[int, int]:
         """LQ frames after padding, and frames that leave, for what was pushed."""
@@ -140,41 +153,40 @@ class Upscaler:
 
     def _begin(self) -> None:
         self._networks.reset()
-        self._pushed = self._emitted = self._step = 0
+        self._pushed = self._given = self._step = 0
         self._waiting: list[np.ndarray] = []  # LQ frames that the next step reads
         self._conditions: deque[np.ndarray] = deque()  # LQ frames whose output is still owed
         self._segment: list[tuple[int, np.ndarray]] = []  # (step, latents) to be decoded, variant tiny
 
-    def _advance(self, lq: np.ndarray) -> list[np.ndarray]:
+    def _advance(self, lq: np.ndarray) -> Iterator[np.ndarray]:
         self._waiting.append(lq)
         self._conditions.append(lq)
         begin, end = schedule.step_input(self._step)
         if len(self._waiting) < end - begin:
-            return []
+            return
         latents = self._networks.denoise(self._step, np.stack(self._waiting))
         self._waiting.clear()
         self._step += 1
         if self._options.variant == "long":
-            return self._decode(self._step - 1, latents)
+            yield from self._decode(self._step - 1, latents)
+            return
         self._segment.append((self._step - 1, self._networks.keep(latents)))
-        return self._decode_segment() if len(self._segment) == self._options.segment_steps else []
+        if len(self._segment) == self._options.segment_steps:
+            yield from self._decode_segment()
 
-    def _decode_segment(self) -> list[np.ndarray]:
+    def _decode_segment(self) -> Iterator[np.ndarray]:
         if not self._segment:
-            return []
+            return
         self._networks.release_denoise()
-        frames: list[np.ndarray] = []
         for step, latents in self._segment:
-            frames += self._decode(step, self._networks.restore(latents))
+            yield from self._decode(step, self._networks.restore(latents))
         self._segment.clear()
         self._networks.release_decode()
-        return frames
 
-    def _decode(self, step: int, latents: Buffer) -> list[np.ndarray]:
+    def _decode(self, step: int, latents: Buffer) -> Iterator[np.ndarray]:
         begin, end = schedule.step_output(step)
         conditions = np.stack([self._conditions.popleft() for _ in range(end - begin)])
-        self._emitted += end - begin
-        return list(self._networks.decode(step, latents, conditions))
+        yield from self._networks.decode(step, latents, conditions)
 
 
 def upscale(

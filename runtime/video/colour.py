@@ -6,6 +6,7 @@ Code points are those of ITU-T H.273: matrix 0 RGB, 1 BT.709, 4 FCC, 5 BT.470BG,
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -28,13 +29,11 @@ _SWS_TABLE = {
     7: Colorspace.SMPTE240M,
     9: Colorspace.BT2020,
 }
-# Without the two chroma flags swscale drops every second chroma sample of a 4:4:4 conversion.
-_EXACT = (
-    Interpolation.BICUBIC
-    | Interpolation.ACCURATE_RND
-    | Interpolation.FULL_CHR_H_INT
-    | Interpolation.FULL_CHR_H_INP
-)
+# Without FULL_CHR_H_INT swscale repeats each chroma sample of 4:2:0 instead of interpolating; without FULL_CHR_H_INP
+# it drops every second one of an RGB picture on its way to 4:4:4.
+_TO_RGB = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+_FROM_RGB = _TO_RGB | Interpolation.FULL_CHR_H_INP
+_MANY_PIXELS = 1_000_000  # below it slicing the picture over threads costs more than it saves
 _TRANSFER_NAMES = {16: "PQ (HDR10)", 18: "HLG"}
 _MATRIX_NAMES = {0: "RGB", 1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 9: "bt2020nc"}
 
@@ -90,6 +89,10 @@ def _usual_primaries(matrix: int, height: int) -> int:
     return _BT470BG if height == 576 else _SMPTE170M
 
 
+def _threads(frame: VideoFrame) -> int:
+    return min(4, os.cpu_count() or 1) if frame.width * frame.height >= _MANY_PIXELS else 1
+
+
 class RgbReader:
     """Turns decoded frames into uint8 RGB. Holds the scaler context, so use one per stream and thread."""
 
@@ -107,8 +110,8 @@ class RgbReader:
             src_colorspace=None if matrix is None else int(matrix),
             src_color_range=_FULL_RANGE if self._tags.full_range else int(ColorRange.MPEG),
             dst_color_range=_FULL_RANGE,
-            interpolation=_EXACT,
-            threads=1,
+            interpolation=_TO_RGB,
+            threads=_threads(frame),
         )
         return np.ascontiguousarray(rgb.to_ndarray())
 
@@ -135,8 +138,8 @@ class RgbWriter:
             dst_colorspace=None if matrix is None else int(matrix),
             src_color_range=_FULL_RANGE,
             dst_color_range=_FULL_RANGE if full else int(ColorRange.MPEG),
-            interpolation=_EXACT,
-            threads=1,
+            interpolation=_FROM_RGB,
+            threads=_threads(source),
         )
         frame.colorspace = _RGB if self._to_rgb else self._tags.matrix
         frame.color_range = _FULL_RANGE if full else int(ColorRange.MPEG)

@@ -15,7 +15,18 @@ from flashvsr_trt.runtime.video.frames import ReadStats
 
 # Codecs where each packet shows one frame. Elsewhere (VP8's hidden reference frames, MPEG-4's packed packets) a
 # packet may legally show none, so only a reported error counts as a lost frame.
-_ONE_FRAME_PER_PACKET = {"h264", "hevc", "av1", "libdav1d", "vp9", "ffv1", "prores", "mjpeg", "png", "mpeg2video"}
+_ONE_FRAME_PER_PACKET = {
+    "h264",
+    "hevc",
+    "av1",
+    "libdav1d",
+    "vp9",
+    "ffv1",
+    "prores",
+    "mjpeg",
+    "png",
+    "mpeg2video",
+}
 Shown = tuple[VideoFrame, int | None]
 
 

@@ -53,9 +53,13 @@ def list_images(folder: Path) -> list[Path]:
     try:
         entries = list(folder.iterdir())
     except OSError as error:
-        raise InputError(f"{folder} cannot be read: {error.strerror}", todo="check its permissions") from error
+        raise InputError(
+            f"{folder} cannot be read: {error.strerror}", todo="check its permissions"
+        ) from error
     images = [
-        p for p in entries if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file() and not p.name.startswith(".")
+        p
+        for p in entries
+        if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file() and not p.name.startswith(".")
     ]
     if not images:
         raise InputError(
@@ -187,7 +191,9 @@ class ImageEncoder:
         if suffix == ".png":
             path.write_bytes(_png(pixels, self.depth))
             return
-        eight = pixels if pixels.dtype == np.uint8 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        eight = (
+            pixels if pixels.dtype == np.uint8 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        )
         with path.open("wb") as file:
             Image.fromarray(np.asarray(eight)).save(file, **_PILLOW_OPTIONS[suffix])
 

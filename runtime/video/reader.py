@@ -87,9 +87,9 @@ def _check_range(part: Range) -> None:
     for flag, value in (("--start", part.start), ("--end", part.end)):
         if value is not None and value < 0:
             raise UsageError(f"{flag} {value} is negative", expected="0 or later")
-    if type(part.start) is type(part.end) and part.start is not None and part.end is not None:
-        if part.end <= part.start:
-            raise UsageError(f"--end {part.end} is not after --start {part.start}")
+    comparable = part.start is not None and part.end is not None and type(part.start) is type(part.end)
+    if comparable and part.end <= part.start:
+        raise UsageError(f"--end {part.end} is not after --start {part.start}")
     if part.end == 0:
         raise UsageError("--end 0 leaves no frame")
 
@@ -124,7 +124,9 @@ class VideoSource:
 
     def _nothing_decoded(self) -> InputError:
         if not self.stats.complaints:
-            return InputError(f"{self._path} holds a video stream without a single frame", expected="1 frame or more")
+            return InputError(
+                f"{self._path} holds a video stream without a single frame", expected="1 frame or more"
+            )
         return InputError(
             f"{self._path}: no frame can be decoded ({self.stats.complaints[0]})",
             todo="check that the file plays; get it again if it was damaged on the way",

@@ -22,6 +22,7 @@ LQ_FEATURES = 3 * LQ_UNSHUFFLE**2
 TC_CONDITION = 3 * 4 * 8 * 8  # 4 LQ frames of 8x8 pixels beside each latent cell
 TC_STAGES = ((5, 1), (11, 2), (17, 2))  # first MemBlock's index and frames out per frame in, per stage
 VAE_STAGE_BLOCKS = 3
+VAE_CONTEXT = 2  # frames that a causal convolution remembers
 
 
 def _shape(state: State, name: str, what: str) -> tuple[int, ...]:
@@ -210,6 +211,20 @@ class VaeSizes:
             if stage < 2:
                 out |= _conv(f"{name}.time_conv", channels, 2 * channels, (3, 1, 1))
         return out
+
+    def caches(self) -> tuple[tuple[int, int, int], ...]:
+        """(channels, frames, pixels per cell) of each causal convolution's cache, as `contract.Sizes.vae_caches`,
+        in the order of the data; a residual block's first convolution remembers its input's channels."""
+        blocks = list(self.blocks().values())
+        spec = [(LATENT_CHANNELS, 8)] + [(channels, 8) for block in blocks[:2] for channels in block]
+        for stage, width in enumerate(self.channels):
+            cell = 8 >> stage
+            first = 2 + stage * VAE_STAGE_BLOCKS
+            spec += [(c, cell) for block in blocks[first : first + VAE_STAGE_BLOCKS] for c in block]
+            if stage < 2:
+                spec.append((width, cell))  # time_conv
+        spec.append((self.channels[3], 1))
+        return tuple((channels, VAE_CONTEXT, cell) for channels, cell in spec)
 
 
 def _conv(name: str, fan_in: int, fan_out: int, kernel: tuple[int, ...]) -> Shapes:

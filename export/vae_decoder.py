@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flashvsr_trt.configs.contract import LATENT_CHANNELS
-from flashvsr_trt.export.layouts import VAE_STAGE_BLOCKS, State, VaeSizes
+from flashvsr_trt.export.layouts import VAE_CONTEXT, VAE_STAGE_BLOCKS, State, VaeSizes
 from flashvsr_trt.export.norms import ChannelNorm
 from flashvsr_trt.export.trainable import Trainable, assigned
 
@@ -21,7 +21,6 @@ LATENT_MEAN = (-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.55
 LATENT_STD = (2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
               3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160)
 # fmt: on
-CONTEXT = 2  # frames that a causal convolution remembers
 
 
 class Caches:
@@ -36,14 +35,14 @@ class Caches:
 
     def extend(self, x: Tensor) -> Tensor:
         """[T, C, h, w] to [2+T, C, h, w]: the remembered frames, or zeros, in front."""
-        past = torch.zeros_like(torch.cat([x[:1]] * CONTEXT)) if self.first else self.old[len(self.new)]
+        past = torch.zeros_like(torch.cat([x[:1]] * VAE_CONTEXT)) if self.first else self.old[len(self.new)]
         x = torch.cat([past, x])
-        self.new.append(x[-CONTEXT:])
+        self.new.append(x[-VAE_CONTEXT:])
         return x
 
     def reserve(self, x: Tensor) -> None:
         """An empty memory for a convolution that the first latent passes by."""
-        self.new.append(torch.zeros_like(torch.cat([x[:1]] * CONTEXT)))
+        self.new.append(torch.zeros_like(torch.cat([x[:1]] * VAE_CONTEXT)))
 
 
 class CausalConv(nn.Conv3d):
@@ -174,19 +173,7 @@ class VaeDecoder(nn.Module):
 
     def cache_spec(self) -> tuple[tuple[int, int, int], ...]:
         """(channels, frames, pixels per cell) of each cache, as `contract.Sizes.vae_caches`."""
-        spec = [(LATENT_CHANNELS, 8)]
-        blocks = self.sizes.blocks()
-        for name in list(blocks)[:2]:
-            spec += [(channels, 8) for channels in blocks[name]]
-        for index, layer in enumerate(self.decoder.upsamples):
-            cell = 8 >> index // (VAE_STAGE_BLOCKS + 1)
-            if isinstance(layer, ResidualBlock):
-                # The block's first convolution remembers input channels, its second one output channels.
-                spec += [(channels, cell) for channels in blocks[f"decoder.upsamples.{index}"]]
-            elif isinstance(layer, Upsample) and layer.in_time:
-                spec.append((self.sizes.channels[index // (VAE_STAGE_BLOCKS + 1)], cell))
-        spec.append((self.sizes.channels[3], 1))
-        return tuple((channels, CONTEXT, cell) for channels, cell in spec)
+        return self.sizes.caches()
 
     def forward(self, latent: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
         """Frames are in the range of [-1, 1] but not clamped."""

@@ -1,0 +1,157 @@
+"""A step module as an ONNX graph of the contract: names, dynamic sizes, and the op domain's functions."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from onnxscript import optimizer
+from torch import nn
+from torch.export import Dim
+
+from flashvsr_trt.configs.contract import Graph, evaluate_shape
+from flashvsr_trt.configs.manifest import DTYPES
+from flashvsr_trt.export import onnx_ops
+from flashvsr_trt.export.attention import block_sparse_attention
+from flashvsr_trt.export.canvas_axes import CanvasAxes
+from flashvsr_trt.plugins_trt.spec import BLOCK_SPARSE_ATTENTION, DOMAIN, OPSET
+
+ONNX_OPSETS = {"fp32": 20, "fp16": 20, "bf16": 22}  # 22 is the first with a bfloat16 Conv
+# Sizes the tracer sees; any would do that are not 0 or 1 and differ from each other.
+EXAMPLE = {"H": 256, "W": 384, "ring": 5, "slabs": 4, "T": 7}
+FOLD_LIMIT = 4096  # elements; larger constants are weights and stay as they are
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A step graph and the module that computes it, inputs and outputs in the graph's order."""
+
+    graph: Graph
+    module: nn.Module
+    file: str  # weight file of the bundle
+
+
+def to_model(step: Step, precision: str) -> ir.Model:
+    """The ONNX model of a step, weights still in memory. `precision` is what "f" of the contract stands for."""
+    graph = step.graph
+    axes = CanvasAxes.of(graph)
+    with warnings.catch_warnings(), _quiet("torch.onnx", "torch.export"):
+        warnings.simplefilter("ignore")  # about renamed axes and torch's own internals
+        program = torch.onnx.export(
+            _Traced(step.module, axes).eval(),
+            axes.split(example(graph, precision, EXAMPLE)),
+            dynamo=True,
+            opset_version=ONNX_OPSETS[precision],
+            input_names=[t.name for t in graph.inputs],
+            output_names=[t.name for t in graph.outputs],
+            dynamic_shapes=(axes.dynamic(),),
+            custom_translation_table={
+                block_sparse_attention._opoverload: onnx_ops.translation(BLOCK_SPARSE_ATTENTION)
+            },
+            optimize=False,
+            verbose=False,
+        )
+    model = program.model
+    axes.restore(model)
+    optimizer.optimize_ir(model, inline=False, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT)
+    _store_transposed(model)
+    _clean(model, graph)
+    return model
+
+
+def example(graph: Graph, precision: str, symbols: dict[str, int]) -> tuple[torch.Tensor, ...]:
+    """Tensors of a graph's input shapes at those symbols; contents are undefined."""
+
+    def dtype(name: str) -> torch.dtype:
+        return getattr(torch, DTYPES[precision] if name == "f" else name)
+
+    return tuple(torch.empty(evaluate_shape(t.shape, symbols), dtype=dtype(t.dtype)) for t in graph.inputs)
+
+
+class _Traced(nn.Module):
+    """What the tracer calls: the inputs, canvas axes split, as one list."""
+
+    def __init__(self, module: nn.Module, axes: CanvasAxes) -> None:
+        super().__init__()
+        self.module, self.axes = module, axes
+
+    def forward(self, *inputs: torch.Tensor) -> object:
+        return self.module(*self.axes.join(inputs))
+
+
+def _store_transposed(model: ir.Model) -> None:
+    """Weights that enter only through a Transpose are stored transposed.
+
+    Lazily: the transposed copy exists while it is written. Left in the graph, every load would make it anew.
+    """
+    for node in list(model.graph):
+        if node.op_type != "Transpose" or (weight := node.inputs[0]) is None or weight.const_value is None:
+            continue
+        order = list(node.attributes["perm"].as_ints())
+        value = _transposed(model, weight, order)
+        ir.convenience.replace_all_uses_with(node.outputs[0], value)
+        model.graph.remove(node, safe=True)
+        if not weight.uses():
+            del model.graph.initializers[str(weight.name)]
+
+
+def _transposed(model: ir.Model, weight: ir.Value, order: list[int]) -> ir.Value:
+    """The initializer that holds `weight` transposed, made at its first use."""
+    tensor = weight.const_value
+    assert tensor is not None
+    name = f"{weight.name}.{''.join(map(str, order))}"
+    if name not in model.graph.initializers:
+        shape = ir.Shape([tensor.shape[axis] for axis in order])
+        value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype))
+
+        def transpose(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+            return ir.tensor(np.ascontiguousarray(tensor.numpy().transpose(order)), dtype=tensor.dtype)
+
+        value.const_value = ir.LazyTensor(partial(transpose, tensor), dtype=tensor.dtype, shape=shape, name=name)
+        model.graph.initializers[name] = value
+    return model.graph.initializers[name]
+
+
+def _clean(model: ir.Model, graph: Graph) -> None:
+    """Contract's symbols on inputs and outputs, nothing of the tracing inside, functions of the op domain."""
+    border = [*model.graph.inputs, *model.graph.outputs]
+    for value, tensor in zip(border, graph.inputs + graph.outputs, strict=True):
+        if value.name != tensor.name:
+            raise AssertionError(f"graph {graph.name}: the exporter gave {value.name} for {tensor.name}")
+        value.shape = ir.Shape(tensor.shape)
+    for node in model.graph:
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+            if not value.is_graph_output():
+                value.shape = value.type = None  # named after the tracer's symbols; every reader infers its own
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.metadata_props.clear()
+    model.graph.name, model.producer_name, model.producer_version = graph.name, "flashvsr-trt", ""
+    if any(node.domain == DOMAIN for node in model.graph):
+        for function in map(ir.serde.deserialize_function, onnx_ops.functions()):
+            model.functions[function.identifier()] = function
+        model.opset_imports[DOMAIN] = OPSET
+
+
+@contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Silences loggers that report each missing optional package of the exporter."""
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 from av.video.format import VideoFormat
@@ -129,7 +130,8 @@ class RgbWriter:
         if deep and not self._to_rgb:
             # swscale takes white to be 255 * 256 when it leaves 16-bit RGB for YUV.
             pixels = pixels - (pixels >> 8)
-        source = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb48le" if deep else "rgb24")
+        contiguous = cast(Pixels, np.ascontiguousarray(pixels))
+        source = VideoFrame.from_ndarray(contiguous, format="rgb48le" if deep else "rgb24")
         full = self._tags.full_range or self._to_rgb
         matrix = None if self._to_rgb else _SWS_TABLE[self._tags.matrix]
         frame = self._scaler.reformat(

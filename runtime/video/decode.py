@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from heapq import heappop, heappush
 
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.format import Flags as FormatFlags
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -27,6 +29,7 @@ _ONE_FRAME_PER_PACKET = {
     "png",
     "mpeg2video",
 }
+_CLOCK_RESTART_S = 0.5  # careless muxers step back by a frame or two; a joined recording by its length
 Shown = tuple[VideoFrame, int | None]
 
 
@@ -34,23 +37,32 @@ class LossTracker:
     """Which packets have not come out as a frame.
 
     Decoders report errors late (frame threads) or not at all (frames that wait for a lost key frame), so the
-    loss is read off the time stamps: a packet stamped earlier than a frame that came out is lost.
+    loss is read off the time stamps: a packet stamped earlier than a frame that came out is lost. Where the clock
+    begins again (joined recordings) stamps are compared within one run of the clock only.
     """
 
-    def __init__(self, codec: str, stats: ReadStats) -> None:
+    def __init__(self, codec: str, broadcast: bool, stats: ReadStats) -> None:
+        # A recorded broadcast may begin anywhere; in a file with an index the first packet starts the video.
+        self._broadcast = broadcast
         self._strict = codec in _ONE_FRAME_PER_PACKET
         self._stats = stats
-        self._waiting: list[int] = []
+        self._runs: deque[list[int]] = deque([[]])  # heaps of stamps sent and not yet shown, one per run
         self._first_key: int | None = None
+        self._last_dts: int | None = None
+        self._last_pts: int | None = None
         self._shown: VideoFrame | None = None
         self._damaged = False
 
     def sent(self, packet: Packet) -> None:
+        if packet.dts is not None:
+            if self._last_dts is not None and (self._last_dts - packet.dts) * packet.time_base > _CLOCK_RESTART_S:
+                self._runs.append([])
+            self._last_dts = packet.dts
         if packet.pts is None or packet.is_discard or not packet.size:
             return
-        if packet.is_keyframe and self._first_key is None:
+        if self._first_key is None and (packet.is_keyframe or not self._broadcast):
             self._first_key = packet.pts
-        heappush(self._waiting, packet.pts)
+        heappush(self._runs[-1], packet.pts)
         self._damaged |= packet.is_corrupt
 
     def failed(self, error: FFmpegError) -> None:
@@ -60,39 +72,43 @@ class LossTracker:
     def came(self, frame: VideoFrame) -> Iterator[Shown]:
         """The frames to show up to and including `frame`: lost ones first, each as a copy of the one before it."""
         if frame.pts is None:
-            self._waiting.clear()
+            self._runs = deque([[]])
         else:
-            lost = self._before(frame.pts)
-            strict = self._strict and not frame.interlaced_frame
-            if lost and (strict or self._damaged):
-                yield from self._repeated(self._shown or frame, lost)
-                self._damaged = False
+            yield from self._repeated(frame, self._lost_before(frame.pts))
+            self._last_pts = frame.pts
         self._stats.concealed += frame.is_corrupt
         self._shown = frame
         yield frame, frame.pts
 
     def ended(self) -> Iterator[Shown]:
         """Frames still missing after the last one came out."""
-        if self._shown is not None and (self._strict or self._damaged) and not self._shown.interlaced_frame:
-            yield from self._repeated(self._shown, sorted(self._waiting))
-        self._waiting.clear()
+        if self._shown is not None:
+            yield from self._repeated(self._shown, [stamp for run in self._runs for stamp in sorted(run)])
+        self._runs = deque([[]])
 
-    def _before(self, pts: int) -> list[int]:
-        lost = []
-        while self._waiting and self._waiting[0] <= pts:
-            stamp = heappop(self._waiting)
+    def _lost_before(self, pts: int) -> list[int]:
+        lost: list[int] = []
+        if len(self._runs) > 1 and self._last_pts is not None and pts < self._last_pts:
+            lost = sorted(self._runs.popleft())
+        run = self._runs[0]
+        while run and run[0] <= pts:
+            stamp = heappop(run)
             if stamp < pts:
                 lost.append(stamp)
         return lost
 
     def _repeated(self, frame: VideoFrame, stamps: list[int]) -> Iterator[Shown]:
+        """A frame for each lost stamp: the last one shown, or `frame` at the beginning."""
+        if not self._damaged and (not self._strict or frame.interlaced_frame):
+            return
         for stamp in stamps:
             # Pictures that refer to before the first key frame are never shown by any player.
             if self._shown is None and (self._first_key is None or stamp < self._first_key):
                 self._stats.skipped += 1
                 continue
             self._stats.repeated += 1
-            yield frame, stamp
+            self._damaged = False
+            yield self._shown or frame, stamp
 
 
 def decode(container: InputContainer, stream: VideoStream, stats: ReadStats) -> Iterator[Shown]:
@@ -100,7 +116,8 @@ def decode(container: InputContainer, stream: VideoStream, stats: ReadStats) -> 
 
     A read error ends the sequence like the end of the file does and is kept in `stats.complaints`.
     """
-    tracker = LossTracker(stream.codec_context.name, stats)
+    broadcast = bool(container.format.flags & FormatFlags.ts_discont.value)
+    tracker = LossTracker(stream.codec_context.name, broadcast, stats)
     for packet in _packets(container, stream, stats):
         tracker.sent(packet)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -176,5 +177,5 @@ def upright(pixels: Pixels, matrix: tuple[int, ...] | None) -> Pixels:
         return pixels
     mirrored = matrix[0] * matrix[4] - matrix[1] * matrix[3] < 0
     quarter_turns = round(rotation_of(matrix) / 90) % 4
-    turned = pixels[:, ::-1] if mirrored else pixels
-    return np.ascontiguousarray(np.rot90(turned, quarter_turns))
+    turned = np.rot90(pixels[:, ::-1] if mirrored else pixels, quarter_turns)
+    return cast(Pixels, np.ascontiguousarray(turned))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import av
 import numpy as np
@@ -27,7 +27,7 @@ from flashvsr_trt.runtime.video.probe import display_matrix
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 # Written by Pillow, 8 bit; PNG is written by FFmpeg, which knows 16-bit RGB.
-_PILLOW_OPTIONS: dict[str, dict[str, object]] = {
+_PILLOW_OPTIONS: dict[str, dict[str, Any]] = {
     ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
     ".jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
     ".bmp": {"format": "BMP"},

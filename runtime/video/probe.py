@@ -10,6 +10,7 @@ from typing import BinaryIO, cast
 import av
 import av.container
 import numpy as np
+from av.buffer import Buffer
 from av.error import FFmpegError
 from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
@@ -61,6 +62,8 @@ def _refusal(path: str, error: Exception) -> InputError:
                 f"{path} was cut before its index was written (no moov box)",
                 todo="record or download it again, or repair it with a tool such as untrunc",
             )
+    if isinstance(error, EOFError):
+        return InputError(f"{path} ends before its first frame", expected="1 frame or more")
     return InputError(
         f"{path} is not a video that FFmpeg can read ({error})",
         expected="a video file, an image, or a folder of images",
@@ -155,7 +158,7 @@ def display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
     side_data = frame.side_data.get("DISPLAYMATRIX")
     if side_data is None:
         return None
-    matrix = tuple(int(v) for v in np.frombuffer(bytes(side_data), np.int32))
+    matrix = tuple(int(v) for v in np.frombuffer(bytes(cast(Buffer, side_data)), np.int32))
     upright = (matrix[0] > 0 and matrix[4] > 0) and not (matrix[1] or matrix[3])
     return None if upright else matrix
 

@@ -87,8 +87,8 @@ def _check_range(part: Range) -> None:
     for flag, value in (("--start", part.start), ("--end", part.end)):
         if value is not None and value < 0:
             raise UsageError(f"{flag} {value} is negative", expected="0 or later")
-    comparable = part.start is not None and part.end is not None and type(part.start) is type(part.end)
-    if comparable and part.end <= part.start:
+    comparable = type(part.start) is type(part.end)
+    if part.start is not None and part.end is not None and comparable and part.end <= part.start:
         raise UsageError(f"--end {part.end} is not after --start {part.start}")
     if part.end == 0:
         raise UsageError("--end 0 leaves no frame")

@@ -161,6 +161,6 @@ def copy_tags(info: SourceInfo, output: OutputContainer, source: InputContainer,
         first, last = chapter["start"] * base - start, chapter["end"] * base - start
         if last > 0 and (end is None or first < end - start):
             last = last if end is None else min(last, end - start)
-            moved = {"start": round(max(first, Fraction(0)) / base), "end": round(last / base)}
-            chapters.append({**chapter, **moved})
+            chapter["start"], chapter["end"] = round(max(first, Fraction(0)) / base), round(last / base)
+            chapters.append(chapter)
     output.set_chapters(chapters)

@@ -123,6 +123,7 @@ class VideoWriter(_BaseWriter):
         self._timeline = Timeline(restart=round(1 / self._base))
         self._durations: dict[int, int] = {}
         self._end = Fraction(0)
+        self._muxed = 0
         self._lock: IO[bytes] | None = None
         self._closed = False
         to_stdout = plan.path == STDOUT
@@ -161,11 +162,15 @@ class VideoWriter(_BaseWriter):
             if self._copier is not None and stamp is not None:
                 self._copier.advance(self._output, stamp * packet.time_base)
             self._output.mux_one(packet)
+            self._muxed += 1
 
     def _complete(self) -> WriteResult:
         """Everything is encoded: from here on a failure keeps the file, only an interruption removes it."""
         try:
-            self._mux(self._stream.encode(None))
+            last = self._stream.encode(None)
+            if not self._muxed:
+                _set_decode_times(last)
+            self._mux(last)
             if self._copier is not None:
                 self._copier.advance(self._output, self._end if self.plan.info.cut else None)
             self._close()
@@ -217,6 +222,18 @@ class VideoWriter(_BaseWriter):
             self._lock.close()
         if self._part is not None:
             self._part.unlink(missing_ok=True)
+
+
+def _set_decode_times(packets: list[Packet]) -> None:
+    """Decode times for a whole video in coding order.
+
+    x265 leaves them uninitialised where the video is shorter than its reordering; the smallest valid delay it is.
+    """
+    coded = [packet.pts for packet in packets if packet.pts is not None]
+    shown = sorted(coded)
+    delay = max((s - c for s, c in zip(shown, coded, strict=True)), default=0)
+    for packet, stamp in zip((p for p in packets if p.pts is not None), shown, strict=True):
+        packet.dts = stamp - delay
 
 
 def _locked(part: Path) -> IO[bytes]:

@@ -106,7 +106,8 @@ def write(weights: Weights, folder: Path) -> None:
 
 
 def _normal(name: str, shape: tuple[int, ...], seed: int, dtype: torch.dtype) -> Tensor:
-    generator = torch.Generator().manual_seed((seed << 32) % 2**63 | zlib.crc32(name.encode()))
+    # The CPU generator takes 32 bits of a seed, so both keys go into one hash.
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
     return torch.empty(shape, dtype=dtype).normal_(generator=generator)  # in place: no fp32 copy
 
 

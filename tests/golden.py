@@ -72,7 +72,11 @@ class Golden:
     def rope(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """(cos, sin) tables of a step's frames, of the token rows and of the token columns."""
         rows, columns = self.info["height"] // 16, self.info["width"] // 16
-        return _table(self.step_latents(step), 44), _table(range(rows), 42), _table(range(columns), 42)
+        return (
+            rope_table(self.step_latents(step), 44),
+            rope_table(range(rows), 42),
+            rope_table(range(columns), 42),
+        )
 
     @property
     def topk(self) -> Tensor:
@@ -93,8 +97,13 @@ class Golden:
         return self.weights("posi_prompt.pth")
 
 
-def _table(positions: range, size: int) -> Tensor:
+def rope_table(positions: range, size: int) -> Tensor:
     """[positions, size/2, 2] fp32: cos and sin of position * 10000^(-2j/size), computed in double."""
     frequency = 10000.0 ** (-np.arange(0, size, 2, dtype=np.float64) / size)
     angle = np.arange(positions.start, positions.stop, dtype=np.float64)[:, None] * frequency[None]
     return torch.from_numpy(np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32))
+
+
+def error(got: Tensor, expected: Tensor) -> float:
+    """The largest absolute difference."""
+    return (got.double() - expected.double()).abs().max().item()

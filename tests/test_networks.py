@@ -5,19 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cache
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from golden import CASES, Golden, _table
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from golden import CASES, Golden, error, rope_table
 from torch import Tensor
 
 from flashvsr_trt.configs import contract, schedule
-from flashvsr_trt.configs.errors import UsageError
 from flashvsr_trt.export import attention, dit, lq_proj, seeded, tc_decoder
-from flashvsr_trt.export.colour import Post, adain, fix_colour, to_pixels, wavelet
+from flashvsr_trt.export.colour import fix_colour, to_pixels
 from flashvsr_trt.export.vae_decoder import VaeDecoder
 
 TOKENS = 1e-5  # fp32 against fp32; 4e-6 is seen
@@ -109,10 +105,6 @@ def golden(request) -> Golden:
     return Golden(request.param)
 
 
-def _error(got: Tensor, expected: Tensor) -> float:
-    return (got.double() - expected.double()).abs().max().item()
-
-
 # --- parity with the recording
 
 
@@ -126,7 +118,7 @@ def test_input_is_the_recorded_one(golden):
 def test_lq_tokens(golden):
     for step, tokens in enumerate(_stream(golden.name).tokens):
         got = tokens.reshape(1, -1, tokens.shape[-1])[:, :: golden.token_stride]
-        assert _error(got, golden.tensors[f"lq_tokens.{step}"]) < TOKENS
+        assert error(got, golden.tensors[f"lq_tokens.{step}"]) < TOKENS
 
 
 def test_block_masks(golden):
@@ -140,7 +132,7 @@ def test_latents_and_cache(golden):
     windows = golden.info["height"] // 128 * (golden.info["width"] // 128)
     stream = _stream(golden.name)
     for step, latents in enumerate(stream.latents):
-        assert _error(latents.transpose(0, 1)[None], golden.tensors[f"latents.{step}"]) < TOKENS
+        assert error(latents.transpose(0, 1)[None], golden.tensors[f"latents.{step}"]) < TOKENS
         assert golden.tensors[f"cache_windows.{step}"].tolist() == [stream.slabs[step] * windows] * 2
 
 
@@ -149,21 +141,21 @@ def test_frames(golden, fix):
     stride = golden.pixel_stride
     expected = golden.tensors[f"frames.tiny.{'raw' if fix == 'none' else fix}"].float()
     frames = fix_colour(_stream(golden.name).frames, golden.lq[:-4], fix)
-    error = (frames.transpose(0, 1)[:, :, ::stride, ::stride] - expected).abs()
-    assert (error - HALF_ULP * (expected.abs() - 1).clamp_min(0)).max() < FRAMES
+    difference = (frames.transpose(0, 1)[:, :, ::stride, ::stride] - expected).abs()
+    assert (difference - HALF_ULP * (expected.abs() - 1).clamp_min(0)).max() < FRAMES
 
 
 def test_pixel_means(golden):
     pixels = to_pixels(fix_colour(_stream(golden.name).frames, golden.lq[:-4], "adain"), 8)
     # 2e-4 is seen: one pixel in 5000 truncated the other way.
-    assert _error(pixels.float().mean(dim=(1, 2)), golden.tensors["frames.tiny.uint8_mean"]) < 1e-3
+    assert error(pixels.float().mean(dim=(1, 2)), golden.tensors["frames.tiny.uint8_mean"]) < 1e-3
 
 
 def test_folded_equals_unfolded(golden):
     stream = Stream(tokens=_stream(golden.name).tokens)
     _denoise(golden, stream, folded=True)
     for got, expected in zip(stream.latents, _stream(golden.name).latents, strict=True):
-        assert _error(got, expected) < 1e-5
+        assert error(got, expected) < 1e-5
 
 
 def test_vae_frames():
@@ -203,7 +195,7 @@ def test_causal_projector_equals_conv3d_over_the_clip():
     expected = F.linear(
         x[0, :, 1:].permute(1, 2, 3, 0), weights["linear_layers.0.weight"], weights["linear_layers.0.bias"]
     )
-    assert _error(_stream(golden.name).tokens[0][:4], expected) < TOKENS
+    assert error(_stream(golden.name).tokens[0][:4], expected) < TOKENS
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -232,7 +224,7 @@ def test_decoder_in_one_batch_equals_frame_by_frame():
     memory = [torch.zeros(c, 128 // p, 128 // p) for c, p in network.memory_spec()]
     first, *memory = network(latents[:2], lq[:8], *memory)
     second, *_ = network(latents[2:], lq[8:], *memory)
-    assert _error(torch.cat([first, second]), _plain_decoder(weights, latents, lq)) < 1e-5
+    assert error(torch.cat([first, second]), _plain_decoder(weights, latents, lq)) < 1e-5
 
 
 def _plain_decoder(weights: dict[str, Tensor], latents: Tensor, lq: Tensor) -> Tensor:
@@ -281,13 +273,17 @@ def test_order_and_place_of_slabs_do_not_matter():
     expected = network(*inputs, torch.arange(3), *plain)
     got = network(*inputs, place[order], *ring)
     for a, b in zip(got, expected, strict=True):
-        assert _error(a, b) < 1e-5
+        assert error(a, b) < 1e-5
 
 
 def _dit_inputs(frames: int, *, rows: int, columns: int) -> tuple[Tensor, ...]:
     noise = torch.randn(frames, 16, 16 * rows, 16 * columns).half()
     tokens = torch.randn(frames, 8 * rows, 8 * columns, 256)
-    tables = _table(range(frames), 44), _table(range(8 * rows), 42), _table(range(8 * columns), 42)
+    tables = (
+        rope_table(range(frames), 44),
+        rope_table(range(8 * rows), 42),
+        rope_table(range(8 * columns), 42),
+    )
     return noise, tokens, *tables, torch.tensor(3)
 
 
@@ -305,151 +301,6 @@ def test_sixteen_bits_stay_near(dtype):
     assert (latents.float() - exact).square().mean().sqrt() < {torch.float16: 2e-3, torch.bfloat16: 1.5e-2}[
         dtype
     ]
-
-
-# --- sparse attention
-
-
-def _qkv(slabs: int, rows: int, columns: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    q, k, v = (torch.randn(slabs, rows, columns, 128, 256, generator=generator) for _ in range(3))
-    bias = torch.randn(
-        2, slabs, rows, columns, 1, 256, generator=generator
-    )  # else all window means are near 0
-    return q + bias[0], k + bias[1], v
-
-
-def _kept(q: np.ndarray, k: np.ndarray, topk: int, reach: int) -> np.ndarray:
-    """The selection written out, in double: bool [heads, slabs, windows, key windows]."""
-    slabs, rows, columns = q.shape[:3]
-    place = [(r, c) for r in range(rows) for c in range(columns)]
-    windows, keys = len(place), len(k) * len(place)
-    out = np.zeros((2, slabs, windows, keys), bool)
-    for head in range(2):
-        part = slice(128 * head, 128 * head + 128)
-        q_mean = q[..., part].mean(axis=3).reshape(slabs, windows, 128)
-        k_mean = k[..., part].mean(axis=3).reshape(keys, 128)
-        for slab in range(slabs):
-            p = np.zeros((windows, keys))
-            for i, (r, c) in enumerate(place):
-                near = [
-                    j
-                    for j in range(keys)
-                    if -(reach // 2) <= place[j % windows][0] - r < reach - reach // 2
-                    and -(reach // 2) <= place[j % windows][1] - c < reach - reach // 2
-                ]
-                s = np.exp(k_mean[near] @ q_mean[slab, i] / np.sqrt(128))
-                p[i, near] = s / s.sum()
-            descending = np.sort(p.reshape(-1))[::-1]
-            out[head, slab] = p > descending[min(topk, p.size - 1)]
-    return out
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    slabs=st.sampled_from([1, 3]),
-    cached=st.integers(0, 2),
-    rows=st.integers(1, 4),
-    columns=st.integers(1, 4),
-    reach=st.integers(1, 6),
-    topk=st.sampled_from([0, 1, 5, 20, 10_000]),
-)
-def test_selection_and_attention(slabs, cached, rows, columns, reach, topk):
-    """Against loops in double: odd and even local range, topk from none to more than there are."""
-    q, k, v = _qkv(slabs, rows, columns, seed=rows * 7 + columns)
-    _, k_cache, v_cache = _qkv(cached + 1, rows, columns, seed=99)
-    slots = torch.arange(1, cached + 1)
-    keys, values = torch.cat([k_cache[slots], k]), torch.cat([v_cache[slots], v])
-    expected = _kept(q.double().numpy(), keys.double().numpy(), topk, reach)
-    options = {"local_range": reach, "heads": 2}
-    mask = attention.block_mask(q, keys, torch.tensor(topk), **options).numpy()
-    assert (mask != expected).mean() <= FLIPPED
-
-    out = attention.block_sparse_attention(q, k, v, k_cache, v_cache, slots, torch.tensor(topk), **options)
-    windows = rows * columns
-    for head, slab, window in {(0, 0, 0), (1, slabs - 1, windows - 1)}:
-        part = slice(128 * head, 128 * head + 128)
-        got = out[slab].reshape(windows, 128, 256)[window, :, part]
-        chosen = np.flatnonzero(mask[head, slab, window])
-        if not len(chosen):
-            assert not got.any()
-            continue
-        k_kept = keys.reshape(-1, 128, 256)[chosen][..., part].reshape(-1, 128).double()
-        v_kept = values.reshape(-1, 128, 256)[chosen][..., part].reshape(-1, 128).double()
-        q_window = q[slab].reshape(windows, 128, 256)[window, :, part].double()
-        weights = (q_window @ k_kept.T / 128**0.5).softmax(-1)
-        assert _error(got, weights @ v_kept) < 1e-5
-
-
-def test_no_kept_block_gives_zero_and_no_gradient():
-    q, k, v = (t.requires_grad_() for t in _qkv(1, 1, 2, seed=0))
-    with torch.enable_grad():
-        out = attention.attend(q, k, v, k, v, torch.arange(0), torch.tensor(0), local_range=11, heads=2)
-        out.sum().backward()
-    assert not out.any()
-    assert not v.grad.any()
-    assert not q.grad.isnan().any()
-
-
-def test_topk_cap_keeps_all_but_the_smallest():
-    """At the cap the threshold is the smallest P itself: everything above it stays."""
-    q, k, _ = _qkv(1, 2, 2, seed=5)
-    mask = attention.block_mask(q, k, torch.tensor(10**6), local_range=11, heads=2)
-    assert mask.sum(dim=(1, 2, 3)).tolist() == [15, 15]
-
-
-def test_custom_op_is_well_formed():
-    q, k, v = _qkv(1, 1, 2, seed=0)
-    torch.library.opcheck(
-        attention.block_sparse_attention,
-        (q, k, v, k.clone(), v.clone(), torch.arange(1), torch.tensor(2)),
-        {"local_range": 3, "heads": 2},
-    )
-
-
-# --- colour fix
-
-
-def test_adain_epsilon():
-    """A flat frame: std = sqrt(variance + 1e-5) on both sides, in double."""
-    x = torch.full((1, 3, 16, 16), 0.25)
-    x[..., ::2] += 2e-3
-    reference = torch.full((1, 3, 16, 16), -0.5)
-    reference[..., ::2, :] += 4e-3
-    exact = (x.double() - 0.251) * ((4e-6 + 1e-5) / (1e-6 + 1e-5)) ** 0.5 - 0.498
-    assert _error(adain(x, reference), exact) < 1e-6
-
-
-def test_wavelet_replaces_low_frequencies_only():
-    x, flat = torch.rand(1, 3, 64, 64) * 0.2, torch.full((1, 3, 64, 64), 0.3)
-    # A constant has no high frequencies: the result differs from x by something smooth.
-    assert _error(wavelet(flat, flat - 0.5), flat - 0.5) < 1e-6
-    assert _error(wavelet(x, x), x) < 1e-6
-
-
-@pytest.mark.parametrize("fix", contract.COLOUR_FIXES)
-@pytest.mark.parametrize("bits", contract.BITS)
-def test_post_cuts_before_the_statistics(fix, bits):
-    frames, lq = (
-        torch.rand(2, 3, 128, 256) * 2 - 1,
-        torch.randint(0, 256, (2, 128, 256, 3), dtype=torch.uint8),
-    )
-    size = torch.tensor([101, 203])
-    cut = to_pixels(fix_colour(frames[:, :, :101, :203], lq[:, :101, :203], fix), bits)
-    frames[:, :, 101:], lq[:, :, 203:] = 9, 0
-    pixels = Post(fix, bits)(frames, lq, size)
-    assert pixels.shape == (2, 101, 203, 3)
-    assert torch.equal(pixels.int(), cut.int())
-
-
-def test_pixels_are_truncated_and_clipped():
-    values = torch.tensor([-2.0, -1.0, 0.0, 0.999, 1.0, 7.0]).reshape(1, 1, 1, 6).expand(1, 3, 1, 6)
-    assert to_pixels(values, 8)[0, 0, :, 0].tolist() == [0, 0, 127, 254, 255, 255]
-    assert to_pixels(values, 16)[0, 0, :, 0].int().tolist() == [0, 0, 32767, 65502, 65535, 65535]
-    with pytest.raises(UsageError, match="10 bits"):
-        to_pixels(values, 10)
-    with pytest.raises(UsageError, match="sepia"):
-        Post("sepia", 8)
 
 
 # --- the step modules follow the contract, and train
@@ -513,4 +364,4 @@ def test_trainable_is_the_exported_network():
     exported = dit.Dit.of(weights.dit, weights.prompt)(*inputs)
     trained = dit.trainable(weights.dit, weights.prompt)(*inputs)
     for a, b in zip(exported, trained, strict=True):
-        assert _error(a, b) < 1e-5
+        assert error(a, b) < 1e-5

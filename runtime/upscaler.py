@@ -12,6 +12,7 @@ import numpy as np
 from flashvsr_trt.configs import schedule
 from flashvsr_trt.configs.contract import BITS, COLOUR_FIXES
 from flashvsr_trt.configs.errors import UsageError
+from flashvsr_trt.configs.manifest import Manifest
 from flashvsr_trt.configs.schedule import Parameters
 from flashvsr_trt.runtime.backends import open_backend
 from flashvsr_trt.runtime.backends.base import Backend, Buffer
@@ -59,6 +60,17 @@ class Options:
             raise UsageError(f"segment_steps is {self.segment_steps}", expected="at least 1")
 
 
+def check_parameters(manifest: Manifest, parameters: Parameters) -> None:
+    """Raises UsageError where `parameters` ask for something else than what is baked into the bundle."""
+    baked = manifest.local_range
+    if parameters.local_range != baked:
+        raise UsageError(
+            f"local_range {parameters.local_range} was asked of a bundle made with {baked}",
+            expected=f"{baked}: it is baked into a bundle",
+            todo=f"leave it unset, or export with --local-range {parameters.local_range}",
+        )
+
+
 class Upscaler:
     """Upscales one stream of frames of one size. Not thread-safe, but `prepare` may run on other threads.
 
@@ -74,13 +86,7 @@ class Upscaler:
     """
 
     def __init__(self, bundle: Bundle, backend: Backend, height: int, width: int, options: Options) -> None:
-        baked = bundle.manifest.local_range
-        if options.parameters.local_range != baked:
-            raise UsageError(
-                f"local_range {options.parameters.local_range} was asked of a bundle made with {baked}",
-                expected=f"{baked}: it is baked into a bundle",
-                todo=f"leave it unset, or export with --local-range {options.parameters.local_range}",
-            )
+        check_parameters(bundle.manifest, options.parameters)
         self._source = (height, width)
         self._options = options
         output = options.output or schedule.scaled(height, width, options.scale)

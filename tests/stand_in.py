@@ -61,6 +61,7 @@ class NoBackend:
 
     def __init__(self):
         self.seconds = Counter()
+        self.load_seconds = 0.0
 
     def describe(self):
         return "stand-in"

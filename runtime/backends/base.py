@@ -53,12 +53,16 @@ class StepGraph(ABC):
 
 
 class Backend(ABC):
-    """One device of one library. `seconds` counts the time spent inside its graphs, by graph name."""
+    """One device of one library.
+
+    `seconds` counts the time spent inside its graphs, by graph name; `load_seconds` the time spent loading them.
+    """
 
     name: str
 
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()
+        self.load_seconds = 0.0
 
     @abstractmethod
     def allocate(self, shape: tuple[int, ...], dtype: str) -> Buffer:

@@ -53,10 +53,13 @@ class OrtCpu(Backend):
         options.log_severity_level = _FATAL_ONLY
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
+        started = time.perf_counter()
         try:
             session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions have no common base class of their own
             raise _load_error(path, error) from error
+        finally:
+            self.load_seconds += time.perf_counter() - started
         return _OrtGraph(self, session, path, graph)
 
     def describe(self) -> str:

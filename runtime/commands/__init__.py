@@ -1,0 +1,1 @@
+"""The commands of `flashvsr-trt`, one module each, imported when called."""

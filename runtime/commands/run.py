@@ -1,0 +1,215 @@
+"""`flashvsr-trt run`: flags to jobs."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flashvsr_trt.configs.contract import COLOUR_FIXES
+from flashvsr_trt.configs.errors import UsageError
+from flashvsr_trt.configs.schedule import Parameters
+from flashvsr_trt.runtime import console
+from flashvsr_trt.runtime.backends import DEVICES, open_backend
+from flashvsr_trt.runtime.batch import Batch, gather
+from flashvsr_trt.runtime.bundle import Bundle, open_bundle
+from flashvsr_trt.runtime.commands.sections import Command, option
+from flashvsr_trt.runtime.failures import explain
+from flashvsr_trt.runtime.interrupt import run_stoppable
+from flashvsr_trt.runtime.jobs import Job
+from flashvsr_trt.runtime.progress import JsonLines, choose_display
+from flashvsr_trt.runtime.sizes import parse_size
+from flashvsr_trt.runtime.talk import say_bundle
+from flashvsr_trt.runtime.upscaler import VARIANTS, Options
+from flashvsr_trt.runtime.video.cut import parse_position
+from flashvsr_trt.runtime.video.options import OutputOptions
+
+BUNDLE_VARIABLE = "FLASHVSR_TRT_BUNDLE"
+PICTURE, ENGINE, ENCODER, PART, RUN = "Picture", "Networks", "Output file", "Part of the source", "Run"
+
+
+def _declare(command: Callable[..., Any]) -> Callable[..., Any]:
+    """All flags, in the order in which --help shows them."""
+    flags = (
+        option(PICTURE, "-s", "--scale", type=float, help="Output size / source size [4]."),
+        option(PICTURE, "--target", metavar="SIZE", help="1080p, 2160p: lines as displayed. WxH: fit into that box."),
+        option(PICTURE, "--fit", type=click.Choice(["pad", "crop"]), default="pad", help="crop: as the reference."),
+        option(PICTURE, "--colour-fix", type=click.Choice(COLOUR_FIXES), default="adain", show_default=True),
+        option(ENGINE, "-m", "--variant", type=click.Choice(VARIANTS), default="long", help="Same frames [long]. tiny: "
+               "one network in memory at a time."),
+        option(ENGINE, "--bundle", metavar="DIR", envvar=BUNDLE_VARIABLE, show_envvar=True, help="What to run."),
+        option(ENGINE, "-d", "--device", default="auto", metavar="|".join(DEVICES), help="Where to run it [auto]."),
+        option(ENGINE, "--threads", type=click.IntRange(1), help="CPU threads of the networks."),
+        option(ENGINE, "--sparse-ratio", type=float, default=2.0, help="Attention kept [2.0]; 1.5 is faster."),
+        option(ENGINE, "--kv-ratio", type=float, default=3.0, help="Past slabs kept [3]."),
+        option(ENGINE, "--local-range", type=int, help="Baked into a bundle; another value is refused."),
+        option(ENGINE, "--seed", type=int, default=0, help="Of the noise [0]."),
+        option(ENGINE, "--segment-steps", type=int, default=8, help="Steps a segment of variant tiny [8]."),
+        option(ENGINE, "--reference-count", is_flag=True, help="The reference's frame count: loses the tail."),
+        option(ENCODER, "-c", "--codec", help="FFmpeg encoder, e.g. libx265, libsvtav1, ffv1."),
+        option(ENCODER, "--crf", type=float, help="Quality [18]; lower is better."),
+        option(ENCODER, "--preset", help="The encoder's own, e.g. slow."),
+        option(ENCODER, "--pix-fmt", help="E.g. yuv420p10le [as the source]."),
+        option(ENCODER, "-e", "encoder", multiple=True, metavar="KEY=VALUE", help="Any option of the encoder."),
+        option(ENCODER, "--lossless", is_flag=True, help="Every pixel as the networks gave it."),
+        option(ENCODER, "--prores", is_flag=True, help="ProRes 422 HQ in .mov."),
+        option(ENCODER, "--png", is_flag=True, help="A folder of PNG files."),
+        option(ENCODER, "--no-audio", is_flag=True),
+        option(ENCODER, "--no-subs", is_flag=True),
+        option(PART, "--start", metavar="POS", help="Time (4.5, 4s, 1:02.5) or frame number (120)."),
+        option(PART, "--end", metavar="POS", help="The same; exclusive."),
+        option(PART, "--frames", type=int, help="At most so many."),
+        option(PART, "--rate", default="25", help="Frames per second of a folder of images [25]."),
+        option(RUN, "-i", "--input", "more", multiple=True, metavar="IN", help="One more input."),
+        option(RUN, "-o", "--output", metavar="FILE|DIR|-", help="[<name>_flashvsr_<size>.<ext> beside it]"),
+        option(RUN, "-y", "overwrite", is_flag=True, help="Overwrite existing outputs."),
+        option(RUN, "-n", "skip", is_flag=True, help="Skip inputs whose output exists."),
+        option(RUN, "--dry-run", is_flag=True, help="Print the plan and stop."),
+        option(RUN, "--json", "as_json", is_flag=True, help="JSON lines on stdout."),
+    )  # fmt: skip
+    command = console.options(command)
+    for flag in reversed(flags):
+        command = flag(command)
+    return command
+
+
+@click.command(cls=Command)
+@click.argument("inputs", nargs=-1, metavar="IN...")
+@_declare
+def run(**flags: Any) -> None:
+    """Upscale videos, images or folders of images; - is y4m on stdin.
+
+    A folder of images is one video; a folder of videos stands for all of them. Unset flags follow the source.
+    """
+    events = JsonLines() if flags["as_json"] else None
+    try:
+        run_checked(flags, events)
+    except BaseException as error:  # told to the machine here, to people by the caller
+        if events:
+            known = explain(error)
+            events.event("error", came=known.came, expected=known.expected, todo=known.todo, exit_code=known.exit_code)
+        raise
+
+
+def run_checked(flags: dict[str, Any], events: JsonLines | None) -> None:
+    """Everything that can be refused is refused before the first frame."""
+    check_flags(flags)
+    inputs = gather([*flags["inputs"], *flags["more"]])
+    bundle = open_bundle(flags["bundle"])
+    job = Job(
+        source="",
+        size=parse_size(flags["scale"], flags["target"]),
+        options=upscaler_options(flags, bundle),
+        video=video_options(flags),
+        start=parse_position(flags["start"], "--start") if flags["start"] else None,
+        end=parse_position(flags["end"], "--end") if flags["end"] else None,
+        frames=flags["frames"],
+        image_rate=parse_rate(flags["rate"]),
+    )
+    backend = open_backend(flags["device"], threads=flags["threads"])
+    say_bundle(bundle, backend, packaged=flags["bundle"] is None)
+    batch = Batch(
+        bundle=bundle,
+        backend=backend,
+        display=choose_display(quiet=console.quiet(), events=events),
+        events=events,
+        skip=flags["skip"],
+        dry_run=flags["dry_run"],
+    )
+    jobs = [replace(job, source=source) for source in inputs.sources]
+
+    def work(cancel: threading.Event) -> None:
+        batch.run(jobs, inputs, flags["output"], cancel)
+
+    def at_once() -> None:
+        if batch.temporary is not None:
+            shutil.rmtree(batch.temporary, ignore_errors=True)
+            batch.temporary.unlink(missing_ok=True)
+
+    run_stoppable(
+        work, on_stop=lambda: console.LOG.warning("stopping after this step; again to stop at once"), at_once=at_once
+    )
+
+
+def check_flags(flags: dict[str, Any]) -> None:
+    """Flags that exclude each other."""
+    if not flags["inputs"] and not flags["more"]:
+        raise UsageError("no input was named", expected="flashvsr-trt run IN...", todo="see flashvsr-trt run --help")
+    pairs = (
+        ("overwrite", "skip", "-y", "-n"),
+        ("prores", "lossless", "--prores", "--lossless"),
+        ("prores", "png", "--prores", "--png"),
+        ("prores", "codec", "--prores", "--codec"),
+    )
+    for one, other, first, second in pairs:
+        if flags[one] and flags[other]:
+            raise UsageError(f"{first} and {second} exclude each other", todo="give one of them")
+    if flags["as_json"] and flags["output"] == "-":
+        raise UsageError("--json and -o - both write to stdout", todo="give -o a file, or drop --json")
+    if flags["device"] not in DEVICES:
+        open_backend(flags["device"])  # says what there is
+
+
+def upscaler_options(flags: dict[str, Any], bundle: Bundle) -> Options:
+    """The networks' flags; an unset local range is the bundle's."""
+    for name in ("sparse_ratio", "kv_ratio"):
+        if not math.isfinite(flags[name]):
+            raise UsageError(f"--{name.replace('_', '-')} {flags[name]} is no number to work with")
+    baked = bundle.manifest.local_range
+    return Options(
+        variant=flags["variant"],
+        segment_steps=flags["segment_steps"],
+        colour_fix=flags["colour_fix"],
+        fit=flags["fit"],
+        reference_count=flags["reference_count"],
+        parameters=Parameters(
+            sparse_ratio=flags["sparse_ratio"],
+            kv_ratio=flags["kv_ratio"],
+            local_range=baked if flags["local_range"] is None else flags["local_range"],
+            seed=flags["seed"],
+        ),
+    )
+
+
+def video_options(flags: dict[str, Any]) -> OutputOptions:
+    """The encoder's flags."""
+    extra = []
+    for text in flags["encoder"]:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise UsageError(f"-e {text!r} is not an option", expected="KEY=VALUE, e.g. -e tune=film")
+        extra.append((name, value))
+    options = OutputOptions(
+        codec=flags["codec"],
+        crf=flags["crf"],
+        preset=flags["preset"],
+        pix_fmt=flags["pix_fmt"],
+        lossless=flags["lossless"],
+        encoder=tuple(extra),
+        audio=not flags["no_audio"],
+        subtitles=not flags["no_subs"],
+        png=flags["png"],
+        overwrite=flags["overwrite"],
+        may_switch=flags["output"] is None or Path(flags["output"]).is_dir(),
+    )
+    if flags["prores"]:
+        return replace(options, codec="prores_ks", container="mov", encoder=(("profile", "hq"), *extra))
+    return options
+
+
+def parse_rate(text: str) -> Fraction:
+    """25, 23.976 or 24000/1001."""
+    try:
+        rate = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if rate <= 0:
+        raise UsageError(f"--rate {text!r} is not a frame rate", expected="a number such as 25 or 24000/1001")
+    return rate

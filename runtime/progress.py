@@ -1,0 +1,276 @@
+"""How far a run is, shown as it suits the reader: a bar on a terminal, a line every 10 s, or JSON lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import IO, Any, Protocol
+
+from flashvsr_trt.runtime.backends.base import Backend
+from flashvsr_trt.runtime.console import LOG
+from flashvsr_trt.runtime.pipeline import Progress
+
+LINE_S = 10.0  # between two lines where there is no terminal
+_JSON_S = 0.5  # between two JSON lines
+_REDRAWS = 4  # of the bar, a second
+STAGES = ("decode", "resize", "load", "networks", "runtime", "encode")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """One look at a run.
+
+    Attributes:
+        frames, total: frames written, and how many there will be (None: not known).
+        read: frames read.
+        elapsed: seconds since the start.
+        seconds: busy seconds by stage. decode and resize are the reader thread's, encode is the writer's; load (of
+            graphs), networks (inside graphs) and runtime (what this program does beside them) are the calling
+            thread's. Threads overlap, so the stages may add up to more than `elapsed`.
+    """
+
+    frames: int
+    total: int | None
+    read: int
+    elapsed: float
+    seconds: Mapping[str, float]
+
+    @property
+    def fps(self) -> float:
+        return self.frames / self.elapsed if self.elapsed > 0 else 0.0
+
+    @property
+    def left(self) -> float | None:
+        """Seconds left; None before the first frame, and where the length is not known."""
+        if not self.frames or self.total is None:
+            return None
+        return max(0, self.total - self.frames) / self.fps
+
+    def share(self, stage: str) -> float:
+        return self.seconds[stage] / self.elapsed if self.elapsed > 0 else 0.0
+
+    def shares(self) -> str:
+        """decode 2 %, resize 3 % ...: busy share of the elapsed time."""
+        return ", ".join(f"{stage} {100 * self.share(stage):.0f} %" for stage in STAGES)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "frames": self.frames,
+            "total": self.total,
+            "read": self.read,
+            "fps": round(self.fps, 3),
+            "elapsed": round(self.elapsed, 3),
+            "left": None if self.left is None else round(self.left, 1),
+            "seconds": {stage: round(value, 3) for stage, value in self.seconds.items()},
+        }
+
+
+class Meter:
+    """What a back end has spent since this was made."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend, self._before, self._load = backend, backend.seconds.copy(), backend.load_seconds
+
+    @property
+    def graphs(self) -> Counter[str]:
+        """Seconds by graph."""
+        return Counter({name: value - self._before[name] for name, value in self._backend.seconds.items()})
+
+    @property
+    def load(self) -> float:
+        """Seconds spent loading graphs."""
+        return self._backend.load_seconds - self._load
+
+
+def look(progress: Progress, total: int | None, meter: Meter) -> Status:
+    """The state of a pipeline whose back end is watched by `meter`."""
+    networks, load = meter.graphs.total(), meter.load
+    seconds = {stage: progress.seconds[stage] for stage in ("decode", "resize", "encode")}
+    seconds |= {"load": load, "networks": networks}
+    seconds["runtime"] = max(0.0, progress.seconds["upscale"] - networks - load)
+    if total is not None:
+        total = max(total, progress.frames_out)  # containers' own counts may be wrong
+    return Status(
+        frames=progress.frames_out, total=total, read=progress.frames_in, elapsed=progress.elapsed, seconds=seconds
+    )
+
+
+def clock(seconds: float) -> str:
+    """3.4 s, 17 s, 12:34, 1:02:03."""
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    whole = int(seconds + 0.5)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+class Display(Protocol):
+    """Shows one run at a time: `begin`, `update` ..., `end`."""
+
+    def begin(self, name: str, total: int | None) -> None: ...
+    def update(self, status: Status) -> None: ...
+    def end(self) -> None: ...
+
+
+class Nothing:
+    """For --quiet."""
+
+    def begin(self, name: str, total: int | None) -> None:
+        """Shows nothing."""
+
+    def update(self, status: Status) -> None:
+        """Shows nothing."""
+
+    def end(self) -> None:
+        """Shows nothing."""
+
+
+class Bar:
+    """Two lines on a terminal: the bar with frames, fps and time left, and the shares of the stages."""
+
+    def __init__(self) -> None:
+        from rich.console import Console  # here, for it takes longer to import than --help may last
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+        from rich.text import Text
+
+        class Lines(Progress):
+            below = ""
+
+            def get_renderables(self) -> Any:
+                yield self.make_tasks_table(self.tasks)
+                yield Text(f"  {self.below}", style="dim", no_wrap=True, overflow="ellipsis")
+
+        self._make = lambda: Lines(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[line]}", markup=False),
+            console=Console(file=sys.stderr),
+            refresh_per_second=_REDRAWS,
+            transient=True,
+        )
+        self._lines: Lines | None = None
+
+    def begin(self, name: str, total: int | None) -> None:
+        self._lines = self._make()
+        self._lines.add_task(shortened(name), total=total, line="")
+        self._lines.below = "the first frames leave when 25 are in"
+        self._lines.start()
+
+    def update(self, status: Status) -> None:
+        assert self._lines is not None
+        self._lines.update(self._lines.task_ids[0], completed=status.frames, total=status.total, line=_counts(status))
+        if status.frames:
+            self._lines.below = status.shares()
+        if status.frames == status.total:
+            self._lines.below = "the encoder gives its last frames, then the file gets its name"
+
+    def end(self) -> None:
+        if self._lines is not None:
+            self._lines.stop()
+            self._lines = None
+
+
+class Lines:
+    """A line every 10 s, also while a long step gives no frame: a log shall tell slow from stuck."""
+
+    def __init__(self, interval: float = LINE_S) -> None:
+        self._interval = interval
+        self._thread: threading.Thread | None = None
+
+    def begin(self, name: str, total: int | None) -> None:
+        self._name, self._status, self._began = name, None, time.monotonic()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._tick, name="progress", daemon=True)
+        self._thread.start()
+
+    def update(self, status: Status) -> None:
+        self._status: Status | None = status
+
+    def end(self) -> None:
+        if self._thread is not None:
+            self._ended.set()
+            self._thread.join()
+            self._thread = None
+
+    def _tick(self) -> None:
+        while not self._ended.wait(self._interval):
+            if self._status is None or not self._status.frames:
+                LOG.info("%s: no frame yet after %s", self._name, clock(time.monotonic() - self._began))
+            else:
+                LOG.info("%s: %s, %s", self._name, _counts(self._status), self._status.shares())
+
+
+class JsonLines:
+    """Events as JSON, one object a line, on stdout; at most two progress lines a second."""
+
+    def __init__(self, stream: IO[str] | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self._name, self._last = "", 0.0
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Writes {"event": kind, ...}."""
+        print(json.dumps({"event": kind, **fields}, default=str), file=self._stream, flush=True)
+
+    def begin(self, name: str, total: int | None) -> None:
+        self._name, self._last = name, 0.0
+
+    def update(self, status: Status) -> None:
+        now = time.monotonic()
+        if now - self._last >= _JSON_S:
+            self._last = now
+            self.event("progress", input=self._name, **status.as_dict())
+
+    def end(self) -> None:
+        """Nothing to take down."""
+
+
+class Both:
+    """Two displays at once: JSON for a machine, lines for its log."""
+
+    def __init__(self, *displays: Display) -> None:
+        self._displays = displays
+
+    def begin(self, name: str, total: int | None) -> None:
+        for display in self._displays:
+            display.begin(name, total)
+
+    def update(self, status: Status) -> None:
+        for display in self._displays:
+            display.update(status)
+
+    def end(self) -> None:
+        for display in self._displays:
+            display.end()
+
+
+def choose_display(*, quiet: bool, events: JsonLines | None) -> Display:
+    """What suits: nothing if quiet, a bar on a terminal, else lines; and JSON lines beside it if asked for."""
+    if quiet:
+        people: Display = Nothing()
+    elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        people = Bar()
+    else:
+        people = Lines()
+    return Both(people, events) if events else people
+
+
+def shortened(name: str, width: int = 24) -> str:
+    """The name with its middle left out where it is too long for a line."""
+    if len(name) <= width:
+        return name
+    tail = (width - 1) // 2
+    return f"{name[: width - 1 - tail]}…{name[-tail:]}"
+
+
+def _counts(status: Status) -> str:
+    total = "" if status.total is None else f"/{status.total}"
+    left = "" if status.left is None else f", {clock(status.left)} left"
+    rate = f"{status.fps:.1f}" if status.fps >= 1 else f"{status.fps:.2g}"
+    return f"{status.frames}{total} frames, {rate} fps, {clock(status.elapsed)} gone{left}"

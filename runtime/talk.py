@@ -1,0 +1,121 @@
+"""What a run says to people: which bundle, what it will do, what it did."""
+
+from __future__ import annotations
+
+from flashvsr_trt.runtime.backends.base import Backend
+from flashvsr_trt.runtime.bundle import Bundle
+from flashvsr_trt.runtime.console import LOG, say
+from flashvsr_trt.runtime.jobs import Planned, Report
+from flashvsr_trt.runtime.machine import gib, memory
+from flashvsr_trt.runtime.progress import clock
+from flashvsr_trt.runtime.video.frames import ReadStats, SourceInfo
+
+
+def say_bundle(bundle: Bundle, backend: Backend, *, packaged: bool) -> None:
+    """Which bundle runs where, and what its pictures are worth."""
+    manifest = bundle.manifest
+    where = "in the package" if packaged else str(bundle.folder)
+    say("bundle", f"{manifest.model} {manifest.model_version}, {manifest.precision}, {where}: {manifest.about}")
+    say("device", backend.describe())
+    if not manifest.meaningful:
+        LOG.warning("the weights of this bundle are random: its picture content means nothing")
+    if packaged:
+        say("", "for the real model: `flashvsr-trt weights --help`, `flashvsr-trt export --help`, then --bundle")
+
+
+def describe_source(info: SourceInfo) -> str:
+    """Codec, size, rate, length and streams of a source in one line."""
+    parts = [info.codec, f"{info.width}x{info.height}", info.pix_fmt]
+    if info.rotation:
+        parts.append(f"shown turned by {info.rotation} degrees")
+    if info.kind != "image":
+        parts.append(f"{float(info.rate):.6g} frames/s")
+        parts.append("length not known" if info.frames is None else f"{info.frames} frames")
+    for kind in ("audio", "subtitle"):
+        count = sum(stream.kind == kind for stream in info.streams)
+        if count:
+            parts.append(f"{count} {kind}")
+    return ", ".join(parts)
+
+
+def say_plan(planned: Planned) -> None:
+    """What will be done, before it is."""
+    info, options, canvas = planned.info, planned.options, planned.canvas
+    say("input", f"{info.path}: {describe_source(info)}")
+    for note in info.notes:
+        say("", note)
+    width, height = planned.output.size
+    say("output", f"{planned.output.path}: {width}x{height}")
+    for text in planned.output.lines:
+        say("", text)
+    parameters = options.parameters
+    steps = "" if planned.steps is None else f"{planned.steps} steps on "
+    say(
+        "upscale",
+        f"{options.variant}, {steps}a canvas of {canvas.width}x{canvas.height}, colour fix {options.colour_fix}, "
+        f"sparse ratio {parameters.sparse_ratio:g}, kv ratio {parameters.kv_ratio:g}, "
+        f"local range {parameters.local_range}, seed {parameters.seed}",
+    )
+    host, need = memory(), planned.memory
+    free = f"; {gib(host[1])} are free" if host else ""
+    say("memory", f"{gib(need.total)} and the networks' working memory, at any length{free}")
+    if host and need.total > host[1]:
+        LOG.warning("this needs %s and only %s are free: it may be stopped or swap", gib(need.total), gib(host[1]))
+    for text in planned.output.warnings:
+        LOG.warning(text)
+
+
+def plan_event(planned: Planned) -> dict[str, object]:
+    """The plan for machines."""
+    info, options = planned.info, planned.options
+    return {
+        "input": info.path,
+        "source": {
+            "codec": info.codec,
+            "size": [info.width, info.height],
+            "rotation": info.rotation,
+            "pix_fmt": info.pix_fmt,
+            "rate": str(info.rate),
+            "frames": info.frames,
+            "frames_exact": info.frames_exact,
+        },
+        "output": planned.output.path,
+        "size": list(planned.output.size),
+        "canvas": [planned.canvas.width, planned.canvas.height],
+        "bits": options.bits,
+        "variant": options.variant,
+        "steps": planned.steps,
+        "memory": planned.memory.total,
+        "lines": list(planned.output.lines),
+        "warnings": list(planned.output.warnings),
+    }
+
+
+def say_report(report: Report, said: tuple[str, ...] = ()) -> None:
+    """What was done; `said` are warnings that the plan gave already."""
+    status = report.status
+    size = "" if report.bytes is None else f", {gib(report.bytes)}"
+    say(
+        "done",
+        f"{report.output}: {status.frames} frames of {report.size[0]}x{report.size[1]}{size}, "
+        f"in {clock(status.elapsed)} ({status.fps:.3g} fps)",
+    )
+    peak = "" if report.peak_rss is None else f"; peak memory {gib(report.peak_rss)}"
+    say("busy", status.shares() + peak)
+    if status.frames != status.read:
+        say("", f"{status.read} frames were read: --reference-count leaves out the others")
+    for text in (*(text for text in report.warnings if text not in said), *damage(report.read)):
+        LOG.warning(text)
+
+
+def damage(stats: ReadStats) -> list[str]:
+    """What was wrong with the source, one line each."""
+    told = {
+        "frames could not be decoded and show their neighbour": stats.repeated,
+        "frames were damaged and are shown as the decoder repaired them": stats.concealed,
+        "time stamps were missing or out of order and were set anew": stats.retimed,
+        "leading frames lack the key frame they depend on and are left out": stats.skipped,
+        "frames that the file announces are not in it": stats.missing,
+    }
+    lines = [f"{count} {text}" for text, count in told.items() if count]
+    return lines + ([f"the decoder's first words: {stats.complaints[0]}"] if lines and stats.complaints else [])

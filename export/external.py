@@ -32,10 +32,6 @@ class WeightFiles:
         self._files: dict[str, BinaryIO] = {}
         self._places: dict[tuple[str, str], tuple[str, int, int]] = {}
 
-    @property
-    def names(self) -> list[str]:
-        return list(self._files)
-
     def externalize(self, model: ir.Model, location: str) -> None:
         """Moves the initializers of `model` into the file `location`, or to where the same bytes already lie."""
         for value in list(model.graph.initializers.values()):
@@ -46,6 +42,11 @@ class WeightFiles:
                 value = _behind_cast(model, value)
                 tensor = ir.tensor(tensor.numpy().astype(np.float16), name=value.name)
             value.const_value = self._place(tensor, location, value.name)
+
+    def flush(self) -> None:
+        """Makes everything readable by name."""
+        for file in self._files.values():
+            file.flush()
 
     def close(self) -> None:
         """Forces everything to disk."""

@@ -114,7 +114,9 @@ def _transposed(model: ir.Model, weight: ir.Value, order: list[int]) -> ir.Value
         def transpose(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
             return ir.tensor(np.ascontiguousarray(tensor.numpy().transpose(order)), dtype=tensor.dtype)
 
-        value.const_value = ir.LazyTensor(partial(transpose, tensor), dtype=tensor.dtype, shape=shape, name=name)
+        value.const_value = ir.LazyTensor(
+            partial(transpose, tensor), dtype=tensor.dtype, shape=shape, name=name
+        )
         model.graph.initializers[name] = value
     return model.graph.initializers[name]
 
@@ -131,7 +133,9 @@ def _clean(model: ir.Model, graph: Graph) -> None:
         for value in node.outputs:
             value.metadata_props.clear()
             if not value.is_graph_output():
-                value.shape = value.type = None  # named after the tracer's symbols; every reader infers its own
+                value.shape = value.type = (
+                    None  # named after the tracer's symbols; every reader infers its own
+                )
     for value in (*model.graph.inputs, *model.graph.initializers.values()):
         value.metadata_props.clear()
     model.graph.metadata_props.clear()
@@ -139,6 +143,7 @@ def _clean(model: ir.Model, graph: Graph) -> None:
     model.graph.name, model.producer_name, model.producer_version = graph.name, "flashvsr-trt", ""
     if any(node.domain == DOMAIN for node in model.graph):
         for function in map(ir.serde.deserialize_function, onnx_ops.functions()):
+            function.opset_imports[""] = model.opset_imports[""]  # the checker wants them equal
             model.functions[function.identifier()] = function
         model.opset_imports[DOMAIN] = OPSET
 

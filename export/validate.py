@@ -16,7 +16,10 @@ from flashvsr_trt.configs.manifest import DTYPES
 from flashvsr_trt.export.to_onnx import Step
 
 # Canvas that is neither square nor of the traced size; the smallest one, where every window axis is 1.
-CANVASES = ({"H": 128, "W": 128, "ring": 3, "slabs": 2, "T": 3}, {"H": 128, "W": 384, "ring": 4, "slabs": 3, "T": 8})
+CANVASES = (
+    {"H": 128, "W": 128, "ring": 3, "slabs": 2, "T": 3},
+    {"H": 128, "W": 384, "ring": 4, "slabs": 3, "T": 8},
+)
 TOPK = 5  # keeps some blocks and drops some on every canvas above
 
 
@@ -42,7 +45,9 @@ TOLERANCES = {
     ("dit", "fp16"): Tolerance(3e-2, f"{_ROUND}; a block of a tied score may flip"),
     ("tc_decoder", "fp16"): Tolerance(3e-2, _ROUND),
 }
-INTEGERS = Tolerance(1.0, "truncation to an integer falls either way where the value is within rounding of one")
+INTEGERS = Tolerance(
+    1.0, "truncation to an integer falls either way where the value is within rounding of one"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +87,17 @@ def validate(step: Step, path: Path, precision: str, seed: int = 0) -> Result:
     return result
 
 
-def random_inputs(graph: Graph, precision: str, symbols: dict[str, int], seed: int) -> tuple[torch.Tensor, ...]:
+def random_inputs(
+    graph: Graph, precision: str, symbols: dict[str, int], seed: int
+) -> tuple[torch.Tensor, ...]:
     """Inputs of a graph: normal floats, uniform pixels, valid slots, sizes inside the canvas."""
     generator = torch.Generator().manual_seed(seed)
     return tuple(_random(tensor, precision, symbols, generator) for tensor in graph.inputs)
 
 
-def _random(tensor: Tensor, precision: str, symbols: dict[str, int], generator: torch.Generator) -> torch.Tensor:
+def _random(
+    tensor: Tensor, precision: str, symbols: dict[str, int], generator: torch.Generator
+) -> torch.Tensor:
     shape = evaluate_shape(tensor.shape, symbols)
     if tensor.dtype == "uint8":
         return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
@@ -106,7 +115,9 @@ def _random(tensor: Tensor, precision: str, symbols: dict[str, int], generator: 
 
 
 @torch.no_grad()
-def _error(step: Step, session: ort.InferenceSession, precision: str, symbols: dict[str, int], seed: int) -> float:
+def _error(
+    step: Step, session: ort.InferenceSession, precision: str, symbols: dict[str, int], seed: int
+) -> float:
     inputs = random_inputs(step.graph, precision, symbols, seed)
     wanted = step.module(*inputs)
     feed = {tensor.name: value.numpy() for tensor, value in zip(step.graph.inputs, inputs, strict=True)}
@@ -119,7 +130,8 @@ def _error(step: Step, session: ort.InferenceSession, precision: str, symbols: d
 def _distance(got: np.ndarray, wanted: np.ndarray) -> float:
     if got.shape != wanted.shape or got.dtype != wanted.dtype:
         raise FlashVSRError(
-            f"ONNX Runtime gave {got.dtype}{list(got.shape)}", expected=f"{wanted.dtype}{list(wanted.shape)} as torch"
+            f"ONNX Runtime gave {got.dtype}{list(got.shape)}",
+            expected=f"{wanted.dtype}{list(wanted.shape)} as torch",
         )
     a, b = got.astype(np.float64), wanted.astype(np.float64)
     scale = 1.0 if got.dtype.kind == "u" else 1 + np.abs(b)

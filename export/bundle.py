@@ -1,0 +1,231 @@
+"""A model's weights to a bundle folder: step graphs, shared weight files, manifest; written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+from filelock import FileLock, Timeout
+from torch import nn
+
+from flashvsr_trt.configs import manifest as manifests
+from flashvsr_trt.configs.contract import BITS, COLOUR_FIXES, Graph, graphs
+from flashvsr_trt.configs.errors import BundleError, OutputExists, UsageError, WriteError
+from flashvsr_trt.configs.manifest import DTYPES, File, Manifest, sha256_of
+from flashvsr_trt.export.colour import Post
+from flashvsr_trt.export.dit import Dit
+from flashvsr_trt.export.external import INLINE_BYTES, WeightFiles
+from flashvsr_trt.export.lq_proj import LqProj
+from flashvsr_trt.export.tc_decoder import TcDecoder
+from flashvsr_trt.export.to_onnx import Step, to_model
+from flashvsr_trt.export.validate import validate
+from flashvsr_trt.export.weights import Weights
+from flashvsr_trt.plugins_trt.spec import ABI
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What an export chooses. The model's version comes with the weights."""
+
+    precision: str = "fp16"  # type of graphs, state and latents
+    local_range: int = 11  # baked into the attention nodes
+    fold: bool = True  # modulation, gates and norm affines into the neighbouring Linear layers
+    storage: str | None = (
+        None  # "fp16": an fp32 bundle's weights rounded to and stored as fp16, half the size
+    )
+    check: bool = True  # compare every written graph with its torch module
+    model: str = "flashvsr"
+    about: str = ""
+    meaningful: bool = True
+    sources: dict[str, str] = field(default_factory=dict)  # weight file name -> SHA-256
+
+    def __post_init__(self) -> None:
+        if self.precision not in manifests.PRECISIONS:
+            raise UsageError(f"precision {self.precision}", expected=" or ".join(manifests.PRECISIONS))
+        if self.storage not in (None, "fp16") or (self.storage and self.precision != "fp32"):
+            raise UsageError(
+                f"storage {self.storage} with precision {self.precision}",
+                expected="storage fp16 with precision fp32",
+            )
+        if self.local_range < 1:
+            raise UsageError(f"local range {self.local_range}", expected="at least 1 window")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return getattr(torch, DTYPES[self.precision])
+
+
+def export_bundle(
+    weights: Weights,
+    out: Path,
+    options: Options,
+    *,
+    overwrite: bool = False,
+    report: Report = lambda line: None,
+) -> Manifest:
+    """Writes a bundle to the folder `out`.
+
+    Args:
+        weights: the model; its tensors are not changed.
+        out: the bundle's folder, made here; a bundle that is there already is replaced if `overwrite`.
+        options: see Options.
+        overwrite: replace an existing bundle.
+        report: gets one line per finished graph.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        OutputExists: `out` exists.
+        BundleError: `out` is something else than a bundle, or is being written by another export.
+        WriteError: the disk is full or refuses.
+        FlashVSRError: a graph does not compute what its module computes.
+    """
+    out = Path(os.path.abspath(out))
+    with _folder(out, overwrite=overwrite) as part:
+        contract = graphs(weights.sizes, causal=weights.causal)
+        files = WeightFiles(part, storage=options.storage)
+        for network in _networks(weights, options, contract):
+            for step in network:
+                _write(step, part, files, options)
+            files.flush()
+            for step in network:
+                report(_checked(step, part, options))
+            network.clear()  # the module need not stay while the next one is made
+        files.close()
+        manifest = _manifest(weights, options, contract, part)
+        manifests.save(manifest, part)
+    return manifest
+
+
+def _networks(weights: Weights, options: Options, contract: dict[str, Graph]) -> Iterator[list[Step]]:
+    """The steps that share a module, one network after the other so that only one is in memory."""
+
+    def steps(module: nn.Module, file: str, *names: str) -> list[Step]:
+        if options.storage == "fp16":
+            _round(module)
+        return [Step(graph=contract[name], module=module, file=file) for name in names if name in contract]
+
+    lq_proj = LqProj.of(weights.lq_proj, causal=weights.causal, dtype=options.dtype)
+    yield steps(lq_proj, "lq_proj.bin", "lq_proj_first", "lq_proj")
+    del lq_proj
+    dit = Dit.of(
+        weights.dit, weights.prompt, folded=options.fold, local_range=options.local_range, dtype=options.dtype
+    )
+    yield steps(dit, "dit.bin", "dit_first", "dit")
+    del dit
+    yield steps(TcDecoder.of(weights.tc_decoder, dtype=options.dtype), "tc_decoder.bin", "tc_decoder")
+    for fix in COLOUR_FIXES:
+        for bits in BITS:
+            yield steps(Post(fix, bits), "post.bin", f"post_{fix}{bits}")
+
+
+def _round(module: nn.Module) -> None:
+    """Rounds what will be stored as float16, so that module and graph hold the same numbers."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.dtype == torch.float32 and tensor.nbytes > INLINE_BYTES:
+            tensor.data = tensor.data.half().float()
+
+
+def _write(step: Step, folder: Path, files: WeightFiles, options: Options) -> None:
+    model = to_model(step, options.precision)
+    model.metadata_props.update(
+        {
+            "flashvsr.manifest_schema": str(manifests.SCHEMA),
+            "flashvsr.op_abi": str(ABI),
+            "flashvsr.model": options.model,
+            "flashvsr.precision": options.precision,
+            **{f"flashvsr.weights.{name}": digest for name, digest in sorted(options.sources.items())},
+        }
+    )
+    files.externalize(model, step.file)
+    with open(folder / f"{step.graph.name}.onnx", "wb") as file:
+        file.write(ir.serde.serialize_model(model).SerializeToString(deterministic=True))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _checked(step: Step, folder: Path, options: Options) -> str:
+    if not options.check:
+        return f"{step.graph.name}: written, not checked"
+    return str(validate(step, folder / f"{step.graph.name}.onnx", options.precision))
+
+
+def _manifest(weights: Weights, options: Options, contract: dict[str, Graph], folder: Path) -> Manifest:
+    paths = sorted(path for path in folder.iterdir() if path.suffix in (".onnx", ".bin"))
+    return Manifest(
+        model=options.model,
+        about=options.about,
+        model_version=weights.version,
+        precision=options.precision,
+        local_range=options.local_range,
+        op_abi=ABI,
+        sizes=weights.sizes,
+        graphs=contract,
+        files={path.name: File(sha256=sha256_of(path), bytes=path.stat().st_size) for path in paths},
+        weights=options.sources,
+        meaningful=options.meaningful,
+    )
+
+
+@contextmanager
+def _folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A folder beside `out` that takes its place when the block ends well, and disappears when it does not."""
+    _refuse_existing(out, overwrite=overwrite)
+    part, old = out.with_name(f".{out.name}.part"), out.with_name(f".{out.name}.old")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(out.with_name(f".{out.name}.lock"), timeout=0):
+            shutil.rmtree(part, ignore_errors=True)  # of an export that was killed
+            part.mkdir()
+            try:
+                yield part
+                _sync(part)
+                _replace(part, out, old)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+    except Timeout:
+        raise BundleError(
+            f"{out} is being written by another export", todo="wait for it, or name another folder"
+        ) from None
+    except OSError as error:
+        raise WriteError(
+            f"{out} cannot be written: {error}", todo="free disk space or name another folder"
+        ) from error
+
+
+def _refuse_existing(out: Path, *, overwrite: bool) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / manifests.FILE_NAME).is_file():
+        raise BundleError(
+            f"{out} exists and is not a bundle", expected="a new folder, or a bundle to replace"
+        )
+    if not overwrite:
+        raise OutputExists(f"{out} exists", todo="give --overwrite to replace it, or name another folder")
+
+
+def _replace(part: Path, out: Path, old: Path) -> None:
+    """Folders cannot be exchanged in one call everywhere: the old bundle goes aside, and away at the end."""
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    part.rename(out)
+    _sync(out.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

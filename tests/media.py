@@ -9,11 +9,18 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.container.core import Flags as ContainerFlags
 from numpy.typing import NDArray
 
 FILM = Fraction(24000, 1001)  # 23.976 frames per second
 # (Kr, Kb) of the colour matrices by H.273 code point.
-LUMA_WEIGHTS = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 6: (0.299, 0.114), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
+LUMA_WEIGHTS = {
+    1: (0.2126, 0.0722),
+    5: (0.299, 0.114),
+    6: (0.299, 0.114),
+    7: (0.212, 0.087),
+    9: (0.2627, 0.0593),
+}
 
 
 def picture(index: int, width: int = 64, height: int = 48) -> NDArray[np.uint8]:
@@ -120,7 +127,9 @@ def _coded(rgb: NDArray[np.uint8], clip: Clip, stamp: int, base: Fraction) -> av
         frame = av.VideoFrame.from_ndarray(codes, format="yuv444p")
     else:
         matrix = 1 if clip.matrix == 1 else 5
-        frame = frame.reformat(format=clip.pix_fmt, dst_colorspace=matrix, dst_color_range=2 if clip.full else 1)
+        frame = frame.reformat(
+            format=clip.pix_fmt, dst_colorspace=matrix, dst_color_range=2 if clip.full else 1
+        )
     frame.colorspace, frame.color_range = clip.matrix, 2 if clip.full else 1
     frame.pts, frame.time_base = stamp, base
     return frame
@@ -136,7 +145,9 @@ def _write_audio(output: av.container.OutputContainer, stream, seconds: float) -
     stereo = np.repeat(tone[None, :], 2, axis=1).reshape(1, -1)
     frame = av.AudioFrame.from_ndarray(stereo, format="s16", layout="stereo")
     frame.sample_rate, frame.pts, frame.time_base = 48000, 0, Fraction(1, 48000)
-    resampler = av.AudioResampler(stream.codec_context.format, "stereo", 48000, stream.codec_context.frame_size or 1024)
+    resampler = av.AudioResampler(
+        stream.codec_context.format, "stereo", 48000, stream.codec_context.frame_size or 1024
+    )
     for part in [*resampler.resample(frame), *resampler.resample(None)]:
         output.mux(stream.encode(part))
     output.mux(stream.encode(None))
@@ -170,4 +181,5 @@ def packets_of(path: Path, kind: str) -> list[tuple[Fraction, bytes]]:
 
 def frames_of(path: Path) -> list[av.VideoFrame]:
     with av.open(str(path)) as source:
+        source.flags &= ~ContainerFlags.gen_pts.value  # PyAV would invent times for AVI
         return list(source.decode(video=0))

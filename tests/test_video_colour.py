@@ -46,7 +46,8 @@ def test_untagged_clips_follow_their_height(tmp_path, height, matrix):
         output.mux(stream.encode(av.VideoFrame.from_ndarray(codes, format="yuv444p")))
         output.mux(stream.encode(None))
     info, got = decoded(tmp_path / "a.mp4")
-    assert info.colour.matrix == matrix and info.colour.matrix_assumed
+    assert info.colour.matrix == matrix
+    assert info.colour.matrix_assumed
     assert any("no colour matrix" in note for note in info.notes)
     assert np.abs(got.astype(int) - rgb).max() <= 2
 
@@ -68,7 +69,9 @@ def test_encoding_follows_the_formulas(matrix, pix_fmt, depth, full):
 
 def write(source_path, out, options=None, pixels=None):
     with open_source(source_path) as source:
-        plan = plan_output(source.info, out, (source.info.width, source.info.height), options or OutputOptions())
+        plan = plan_output(
+            source.info, out, (source.info.width, source.info.height), options or OutputOptions()
+        )
         with open_writer(plan) as writer:
             for frame in source:
                 writer.write(frame.rgb if pixels is None else pixels, frame.timing)
@@ -115,14 +118,22 @@ def test_ten_bit_in_ten_bit_out(tmp_path):
     assert np.abs(luma - (64 + ramp * (876 / 65535))).max() < 1.0
     assert np.count_nonzero(luma % 4) > 20  # values that 8 bit cannot name
     default = write(path, tmp_path / "c.mp4")
-    assert default.video is not None and default.video.encoder.codec == "libx265"
+    assert default.video is not None
+    assert default.video.encoder.codec == "libx265"
     assert frames_of(tmp_path / "c.mp4")[0].format.name == "yuv420p10le"
 
 
 @pytest.mark.parametrize("deep", [False, True])
 @pytest.mark.parametrize(
     ("suffix", "codec"),
-    [("mkv", None), ("mp4", None), ("mkv", "libx265"), ("mkv", "libx264rgb"), ("webm", None), ("mkv", "ffv1")],
+    [
+        ("mkv", None),
+        ("mp4", None),
+        ("mkv", "libx265"),
+        ("mkv", "libx264rgb"),
+        ("webm", None),
+        ("mkv", "ffv1"),
+    ],
 )
 def test_lossless_returns_the_same_pixels(tmp_path, suffix, codec, deep):
     if deep and (codec == "libx264rgb" or suffix in ("webm", "mp4")):
@@ -135,7 +146,11 @@ def test_lossless_returns_the_same_pixels(tmp_path, suffix, codec, deep):
     pixels = pixels.astype(np.uint16 if deep else np.uint8)
     write(path, tmp_path / f"b.{suffix}", OutputOptions(lossless=True, codec=codec), pixels)
     frame = frames_of(tmp_path / f"b.{suffix}")[0]
-    got = frame.to_ndarray() if frame.format.name.startswith("gbrp") else frame.reformat(format="rgb24").to_ndarray()
+    got = (
+        frame.to_ndarray()
+        if frame.format.name.startswith("gbrp")
+        else frame.reformat(format="rgb24").to_ndarray()
+    )
     if frame.format.name == "gbrp12le":
         got = got << 4
     assert np.array_equal(got, pixels)

@@ -34,7 +34,8 @@ def test_frames_and_info(tmp_path):
     assert (info.codec, info.bit_depth, info.kind, info.duration) == ("h264", 8, "video", Fraction(12, 25))
     assert all((f.rgb == p).all() and f.rgb.flags.c_contiguous for f, p in zip(frames, pictures, strict=True))
     assert [f.timing.index for f in frames] == list(range(12))
-    assert source.stats.clean and source.stats.delivered == 12
+    assert source.stats.clean
+    assert source.stats.delivered == 12
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "mov", "webm"])
@@ -44,7 +45,10 @@ def test_film_rate_is_exact(tmp_path, suffix):
     assert source.info.rate == FILM
     step = source.info.time_base
     # Matroska counts in milliseconds, MP4 exactly.
-    assert all(abs(f.timing.time - f.timing.index / FILM) <= (step if step == Fraction(1, 1000) else 0) for f in frames)
+    assert all(
+        abs(f.timing.time - f.timing.index / FILM) <= (step if step == Fraction(1, 1000) else 0)
+        for f in frames
+    )
 
 
 def test_variable_rate_time_stamps_are_exact(tmp_path):
@@ -54,7 +58,9 @@ def test_variable_rate_time_stamps_are_exact(tmp_path):
     assert [f.timing.time for f in frames] == [Fraction(s, 12000) for s in stamps]
 
 
-@pytest.mark.parametrize("name", ["Grüße – 視頻 (1).mp4", "100%d.mp4", "a:b.mp4", "-dash.mp4", "two\nlines.mp4"])
+@pytest.mark.parametrize(
+    "name", ["Grüße – 視頻 (1).mp4", "100%d.mp4", "a:b.mp4", "-dash.mp4", "two\nlines.mp4"]
+)
 def test_any_file_name(tmp_path, name):
     _, frames = read(write_clip(tmp_path / "plain.mp4", [picture(0)] * 2).rename(tmp_path / name))
     assert len(frames) == 2
@@ -108,7 +114,8 @@ def test_start_beyond_the_end(tmp_path):
 )  # fmt: skip
 def test_positions(text, expected):
     position = parse_position(text)
-    assert position == expected and type(position) is type(expected)
+    assert position == expected
+    assert type(position) is type(expected)
 
 
 @pytest.mark.parametrize("text", ["", "-3", "abc", "1:2:3:4", "4m", "nan"])
@@ -129,7 +136,9 @@ def _packet_ranges(path):
 
 def _overwrite(path, position, size):
     data = bytearray(path.read_bytes())
-    data[position : position + size] = np.random.default_rng(0).integers(0, 256, size).astype(np.uint8).tobytes()
+    data[position : position + size] = (
+        np.random.default_rng(0).integers(0, 256, size).astype(np.uint8).tobytes()
+    )
     path.write_bytes(data)
 
 
@@ -138,7 +147,9 @@ def _overwrite(path, position, size):
 def test_an_undecodable_frame_is_repeated_not_dropped(tmp_path, lost, codec):
     options = {"libx264": {"crf": "10", "g": "1"}, "mjpeg": {"qmin": "1", "qmax": "2"}}.get(codec, {})
     pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-    path = write_clip(tmp_path / "a.mkv", [picture(i) for i in range(20)], Clip(codec, pix_fmt, options=options))
+    path = write_clip(
+        tmp_path / "a.mkv", [picture(i) for i in range(20)], Clip(codec, pix_fmt, options=options)
+    )
     position, size = _packet_ranges(path)[lost]
     _overwrite(path, position + 8, size - 8)
     source, frames = read(path)
@@ -199,7 +210,8 @@ def test_a_clock_that_starts_again_goes_on(tmp_path):
     joined.write_bytes(part.read_bytes() * 2)
     source, frames = read(joined)
     stamps = [f.timing.pts for f in frames]
-    assert len(frames) == 100 and stamps == sorted(set(stamps))
+    assert len(frames) == 100
+    assert stamps == sorted(set(stamps))
     assert source.stats.retimed >= 1
 
 
@@ -300,9 +312,12 @@ def test_y4m_on_stdin(tmp_path):
         "from flashvsr_trt.runtime.video import open_source\n"
         "with open_source('-') as s:\n print(s.info.rate, [f.timing.time for f in s], s.info.width)"
     )
-    done = subprocess.run([sys.executable, "-c", code], input=clip.read_bytes(), capture_output=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=clip.read_bytes(), capture_output=True, check=True
+    )
     out = done.stdout.decode()
-    assert out.startswith("24000/1001 [Fraction(0, 1), Fraction(1001, 24000)") and out.strip().endswith("64")
+    assert out.startswith("24000/1001 [Fraction(0, 1), Fraction(1001, 24000)")
+    assert out.strip().endswith("64")
 
 
 def test_stdin_that_is_not_y4m(monkeypatch):

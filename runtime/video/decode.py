@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from heapq import heappop, heappush
 
 from av.container import InputContainer
+from av.container.core import Flags as ContainerFlags
 from av.error import FFmpegError
 from av.format import Flags as FormatFlags
 from av.packet import Packet
@@ -52,10 +53,16 @@ class LossTracker:
         self._last_pts: int | None = None
         self._shown: VideoFrame | None = None
         self._damaged = False
+        self._unstamped = (
+            0  # losses in a stream without presentation times (AVI), where only errors are known
+        )
 
     def sent(self, packet: Packet) -> None:
         if packet.dts is not None:
-            if self._last_dts is not None and (self._last_dts - packet.dts) * packet.time_base > _CLOCK_RESTART_S:
+            if (
+                self._last_dts is not None
+                and (self._last_dts - packet.dts) * packet.time_base > _CLOCK_RESTART_S
+            ):
                 self._runs.append([])
             self._last_dts = packet.dts
         if packet.pts is None or packet.is_discard or not packet.size:
@@ -65,25 +72,28 @@ class LossTracker:
         heappush(self._runs[-1], packet.pts)
         self._damaged |= packet.is_corrupt
 
-    def failed(self, error: FFmpegError) -> None:
+    def failed(self, packet: Packet, error: FFmpegError) -> None:
         self._damaged = True
+        self._unstamped += packet.pts is None and packet.size > 0
         self._stats.complain(str(error))
 
     def came(self, frame: VideoFrame) -> Iterator[Shown]:
         """The frames to show up to and including `frame`: lost ones first, each as a copy of the one before it."""
         if frame.pts is None:
             self._runs = deque([[]])
+            yield from self._repeated_unstamped(frame)
         else:
             yield from self._repeated(frame, self._lost_before(frame.pts))
             self._last_pts = frame.pts
         self._stats.concealed += frame.is_corrupt
         self._shown = frame
-        yield frame, frame.pts
+        yield frame, frame.dts if frame.pts is None else frame.pts
 
     def ended(self) -> Iterator[Shown]:
         """Frames still missing after the last one came out."""
         if self._shown is not None:
             yield from self._repeated(self._shown, [stamp for run in self._runs for stamp in sorted(run)])
+            yield from self._repeated_unstamped(self._shown)
         self._runs = deque([[]])
 
     def _lost_before(self, pts: int) -> list[int]:
@@ -110,12 +120,20 @@ class LossTracker:
             self._damaged = False
             yield self._shown or frame, stamp
 
+    def _repeated_unstamped(self, frame: VideoFrame) -> Iterator[Shown]:
+        for _ in range(self._unstamped):
+            self._stats.repeated += 1
+            yield self._shown or frame, None
+        self._unstamped = 0
+
 
 def decode(container: InputContainer, stream: VideoStream, stats: ReadStats) -> Iterator[Shown]:
     """All frames from the container's position on, in presentation order, each with its time stamp.
 
     A read error ends the sequence like the end of the file does and is kept in `stats.complaints`.
     """
+    # PyAV's default makes up presentation times where the container has none (AVI): one frame late with H.264.
+    container.flags &= ~ContainerFlags.gen_pts.value
     broadcast = bool(container.format.flags & FormatFlags.ts_discont.value)
     tracker = LossTracker(stream.codec_context.name, broadcast, stats)
     for packet in _packets(container, stream, stats):
@@ -125,7 +143,7 @@ def decode(container: InputContainer, stream: VideoStream, stats: ReadStats) -> 
         except EOFError:
             frames = []
         except FFmpegError as error:
-            tracker.failed(error)
+            tracker.failed(packet, error)
             frames = []
         for frame in frames:
             yield from tracker.came(frame)

@@ -17,7 +17,7 @@ from flashvsr_trt.runtime.video.probe import open_container
 from flashvsr_trt.runtime.video.timeline import Timeline
 
 # Errors of the disk or the pipe, not of one stream.
-_FATAL = {
+FATAL = {
     errno.ENOSPC,
     errno.EFBIG,
     errno.EIO,
@@ -125,7 +125,7 @@ class StreamCopier:
         try:
             output.mux_one(packet)
         except FFmpegError as error:
-            if error.errno in _FATAL:
+            if error.errno in FATAL:
                 raise
             del self._targets[index]
             when = float((packet.pts or 0) * packet.time_base)

@@ -20,6 +20,7 @@ from flashvsr_trt.runtime.video.frames import FrameTiming, Pixels, upright
 from flashvsr_trt.runtime.video.images import ImageEncoder, sync_file
 from flashvsr_trt.runtime.video.mux import open_output
 from flashvsr_trt.runtime.video.plan import STDOUT, OutputPlan
+from flashvsr_trt.runtime.video.streams import FATAL
 from flashvsr_trt.runtime.video.timeline import Timeline
 
 try:
@@ -165,7 +166,7 @@ class VideoWriter(_BaseWriter):
             self._muxed += 1
 
     def _complete(self) -> WriteResult:
-        """Everything is encoded: from here on a failure keeps the file, only an interruption removes it."""
+        """All frames are there: from here on only a full disk and an interruption remove the file."""
         try:
             last = self._stream.encode(None)
             if not self._muxed:
@@ -176,6 +177,9 @@ class VideoWriter(_BaseWriter):
             self._close()
             size = None if self._part is None else _publish(self._part, self.plan)
         except (FFmpegError, OSError) as error:
+            if error.errno in FATAL and not self._closed:
+                self.abort()
+                raise self._failed(error) from error
             self._release()
             raise self._failed(error, self._part) from error
         except OutputExists:
@@ -196,8 +200,8 @@ class VideoWriter(_BaseWriter):
 
     def _close(self) -> None:
         if not self._closed:
-            self._closed = True
             self._output.close()
+            self._closed = True
             if self._part is None:
                 sys.stdout.buffer.flush()
 

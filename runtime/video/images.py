@@ -23,7 +23,6 @@ from flashvsr_trt.configs.errors import InputError, UsageError
 from flashvsr_trt.runtime.video.colour import RgbReader, bit_depth, read_colours
 from flashvsr_trt.runtime.video.cut import Position
 from flashvsr_trt.runtime.video.frames import Frame, FrameTiming, Pixels, ReadStats, SourceInfo
-from flashvsr_trt.runtime.video.probe import display_matrix
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 # Written by Pillow, 8 bit; PNG is written by FFmpeg, which knows 16-bit RGB.
@@ -34,6 +33,17 @@ _PILLOW_OPTIONS: dict[str, dict[str, Any]] = {
     ".tif": {"format": "TIFF"},
     ".tiff": {"format": "TIFF"},
     ".webp": {"format": "WEBP", "lossless": True},
+}
+_EXIF_ORIENTATION = 0x0112
+# Orientation to (a, b, c, d): the point (x, y) is shown at (a x + c y, b x + d y), y downwards.
+_EXIF_TURNS = {
+    2: (-1, 0, 0, 1),
+    3: (-1, 0, 0, -1),
+    4: (1, 0, 0, -1),
+    5: (0, 1, 1, 0),
+    6: (0, 1, -1, 0),
+    7: (0, -1, -1, 0),
+    8: (0, -1, 1, 0),
 }
 WRITABLE_SUFFIXES = frozenset({".png", *_PILLOW_OPTIONS})
 
@@ -111,7 +121,7 @@ class ImageSource:
             frames=len(self._images),
             frames_exact=True,
             duration=len(self._images) / rate,
-            display_matrix=display_matrix(first),
+            display_matrix=_exif_matrix(self._images[0]),
             notes=tuple(notes),
         )
 
@@ -167,6 +177,19 @@ class ImageSource:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _exif_matrix(path: Path) -> tuple[int, ...] | None:
+    """The display matrix of the EXIF orientation; None for upright, and for a file that Pillow cannot open."""
+    try:
+        with Image.open(path) as image:
+            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except (OSError, ValueError, SyntaxError):
+        return None
+    if orientation not in _EXIF_TURNS:
+        return None
+    a, b, c, d = (value << 16 for value in _EXIF_TURNS[orientation])
+    return (a, b, 0, c, d, 0, 0, 0, 1 << 30)
 
 
 def _number(position: Position | None, rate: Fraction, default: int) -> int:

@@ -134,9 +134,9 @@ def choose_encoder(
         )
     codec = _encoder(name)
     pix_fmt, lines, warnings = _choose_pix_fmt(info, size, codec, options)
-    by_frames = name in FIXED_RATE_CODECS or not container.variable_rate
+    by_frames = codec.name in FIXED_RATE_CODECS or not container.variable_rate
     return EncoderSettings(
-        codec=name,
+        codec=codec.name,
         pix_fmt=pix_fmt,
         time_base=1 / info.rate if by_frames else info.time_base,
         options=_encoder_options(codec, container, options),

@@ -155,12 +155,23 @@ def _length(
 
 def display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
     """The nine integers of the frame's display matrix, None if upright."""
-    side_data = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        side_data = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:
+        # PyAV gives up on all side data where one kind is unknown to it; the angle it reads by another way.
+        return None if not frame.rotation else quarter_turn(frame.rotation)
     if side_data is None:
         return None
     matrix = tuple(int(v) for v in np.frombuffer(bytes(cast(Buffer, side_data)), np.int32))
     upright = (matrix[0] > 0 and matrix[4] > 0) and not (matrix[1] or matrix[3])
     return None if upright else matrix
+
+
+def quarter_turn(degrees: int) -> tuple[int, ...]:
+    """The display matrix of a counter-clockwise turn to the nearest quarter."""
+    one = 1 << 16
+    cos, sin = [(one, 0), (0, one), (-one, 0), (0, -one)][round(degrees / 90) % 4]
+    return (cos, -sin, 0, sin, cos, 0, 0, 0, 1 << 30)
 
 
 def _stream_info(stream: Stream) -> StreamInfo:

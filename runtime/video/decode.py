@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from heapq import heappop, heappush
+from typing import cast
 
 from av.container import InputContainer
 from av.container.core import Flags as ContainerFlags
@@ -133,8 +134,8 @@ def decode(container: InputContainer, stream: VideoStream, stats: ReadStats) -> 
     A read error ends the sequence like the end of the file does and is kept in `stats.complaints`.
     """
     # PyAV's default makes up presentation times where the container has none (AVI): one frame late with H.264.
-    container.flags &= ~ContainerFlags.gen_pts.value
-    broadcast = bool(container.format.flags & FormatFlags.ts_discont.value)
+    container.flags &= ~cast(int, ContainerFlags.gen_pts.value)
+    broadcast = bool(container.format.flags & cast(int, FormatFlags.ts_discont.value))
     tracker = LossTracker(stream.codec_context.name, broadcast, stats)
     for packet in _packets(container, stream, stats):
         tracker.sent(packet)

@@ -165,6 +165,8 @@ def _add_subtitles(output: av.container.OutputContainer, clip: Clip):
 def _write_subtitles(output: av.container.OutputContainer, stream) -> None:
     for start, text in ((0, "Grüße"), (300, "二")):
         data = text.encode()
+        if output.format.name in ("mp4", "mov"):  # their text samples begin with the length
+            data = len(data).to_bytes(2, "big") + data
         packet = av.Packet(data)
         packet.stream, packet.time_base = stream, Fraction(1, 1000)
         packet.pts = packet.dts = start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +82,8 @@ def _container_options(muxer: str, source: InputContainer | None) -> dict[str, s
 
 def _add_video(output: OutputContainer, info: SourceInfo, target: VideoTarget) -> VideoStream:
     settings = target.encoder
+    if settings.codec == "libsvtav1":
+        os.environ.setdefault("SVT_LOG", "1")  # it writes thirty lines to stderr otherwise; 1 is errors only
     stream = output.add_stream(settings.codec, rate=info.rate, options=dict(settings.options))
     assert isinstance(stream, VideoStream)
     context = stream.codec_context

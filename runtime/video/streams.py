@@ -80,7 +80,7 @@ class StreamCopier:
                 self._input.seek(max(0, int(self._start * 1_000_000) - 1_000_000))
         try:
             for packet in self._input.demux(moving):
-                if packet.size and (time := self._place(packet)) is not None:
+                if packet.size and not _is_gap(packet) and (time := self._place(packet)) is not None:
                     yield time, packet
         except FFmpegError as error:
             self.complaints.append(f"audio and subtitles end early, the source cannot be read on: {error}")
@@ -133,6 +133,11 @@ class StreamCopier:
 
     def close(self) -> None:
         self._input.close()
+
+
+def _is_gap(packet: Packet) -> bool:
+    """An empty MP4 text sample, which only fills the time to the next one: the muxer writes its own."""
+    return packet.stream.type == "subtitle" and packet.size == 2 and bytes(packet) == b"\0\0"
 
 
 def wanted_streams(info: SourceInfo, audio: bool, subtitles: bool) -> tuple[list[StreamInfo], list[str]]:

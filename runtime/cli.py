@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NoReturn
@@ -12,6 +13,7 @@ import click
 
 from flashvsr_trt.runtime import console
 from flashvsr_trt.runtime.failures import report
+from flashvsr_trt.runtime.threads import READER
 
 PROGRAM = "flashvsr-trt"
 # Name -> one line for --help. Each is the click command of that name in runtime/commands/<name>.py.
@@ -59,7 +61,18 @@ class Cli(click.Group):
             code = report(error)
             if isinstance(error, BrokenPipeError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter flushes it again
-        sys.exit(code if isinstance(code, int) else 0)
+        leave(code if isinstance(code, int) else 0)
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process."""
+    if any(thread.name == READER for thread in threading.enumerate()):
+        # It waits inside stdin, whose lock the interpreter would want in order to shut down: it would abort instead.
+        console.reset()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 EPILOG = """\b

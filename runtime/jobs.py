@@ -77,19 +77,24 @@ class Planned:
         return self.source.info
 
     @property
+    def frames_in(self) -> int | None:
+        """Frames that will be read, as far as the source tells."""
+        return None if self.info.path == "-" else self.info.frames  # of a pipe FFmpeg knows what it has seen
+
+    @property
     def steps(self) -> int | None:
         """Steps of the networks; None where the source does not tell its length."""
-        if self.info.frames is None:
+        if self.frames_in is None:
             return None
         count = schedule.reference_frames if self.options.reference_count else schedule.padded_frames
-        return schedule.steps(count(self.info.frames))
+        return schedule.steps(count(self.frames_in))
 
     @property
     def frames_out(self) -> int | None:
-        """Frames that will be written, as far as the source tells its length."""
-        if self.info.frames is None or not self.options.reference_count:
-            return self.info.frames
-        return schedule.reference_frames(self.info.frames) - schedule.LOOK_AHEAD
+        """Frames that will be written, as far as the source tells."""
+        if self.frames_in is None or not self.options.reference_count:
+            return self.frames_in
+        return schedule.reference_frames(self.frames_in) - schedule.LOOK_AHEAD
 
     def close(self) -> None:
         self.source.close()

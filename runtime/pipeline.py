@@ -21,12 +21,13 @@ import numpy as np
 
 from flashvsr_trt.configs.errors import Cancelled
 from flashvsr_trt.configs.schedule import STEP
+from flashvsr_trt.runtime.threads import READER
 from flashvsr_trt.runtime.upscaler import Upscaler
 from flashvsr_trt.runtime.video.frames import Frame, FrameTiming
 
 QUEUED_FRAMES = 2 * STEP  # a step's frames on each side: one being worked on, one ready
 _POLL_S = 0.2  # how long a blocked queue waits before it looks whether the other side has failed
-_READER_S = 5.0  # how long a stop waits for a reader that may be blocked on its input
+_READER_S = 3.0  # how long a stop waits for a reader that may be blocked on its input
 _END = None
 
 Write = Callable[[np.ndarray, FrameTiming], None]
@@ -122,7 +123,7 @@ def run(
     done: queue.Queue[Any] = queue.Queue(QUEUED_FRAMES)
     # A daemon: a reader that waits for a silent pipe cannot be woken, and must not keep the process.
     reader = threading.Thread(
-        target=_guarded, args=(shared, _read, frames, upscaler, ready, progress), name="reader", daemon=True
+        target=_guarded, args=(shared, _read, frames, upscaler, ready, progress), name=READER, daemon=True
     )
     writer = threading.Thread(target=_guarded, args=(shared, _write, write, done, progress), name="writer")
     try:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any, Protocol
 
 from flashvsr_trt.runtime.backends.base import Backend
@@ -28,7 +28,7 @@ class Status:
 
     Attributes:
         frames, total: frames written, and how many there will be (None: not known).
-        read: frames read.
+        read, upscaled: frames read, and frames that left the networks.
         elapsed: seconds since the start.
         seconds: busy seconds by stage. decode and resize are the reader thread's, encode is the writer's; load (of
             graphs), networks (inside graphs) and runtime (what this program does beside them) are the calling
@@ -38,6 +38,7 @@ class Status:
     frames: int
     total: int | None
     read: int
+    upscaled: int
     elapsed: float
     seconds: Mapping[str, float]
 
@@ -97,7 +98,12 @@ def look(progress: Progress, total: int | None, meter: Meter) -> Status:
     if total is not None:
         total = max(total, progress.frames_out)  # containers' own counts may be wrong
     return Status(
-        frames=progress.frames_out, total=total, read=progress.frames_in, elapsed=progress.elapsed, seconds=seconds
+        frames=progress.frames_out,
+        total=total,
+        read=progress.frames_in,
+        upscaled=progress.frames_upscaled,
+        elapsed=progress.elapsed,
+        seconds=seconds,
     )
 
 
@@ -131,50 +137,75 @@ class Nothing:
         """Shows nothing."""
 
 
+class _Shown:
+    """A run on display: the last status, with the time going on between two frames."""
+
+    def __init__(self, name: str, total: int | None) -> None:
+        self.name, self._began = name, time.perf_counter()
+        self._last = Status(frames=0, total=total, read=0, upscaled=0, elapsed=0.0, seconds=dict.fromkeys(STAGES, 0.0))
+
+    def update(self, status: Status) -> None:
+        self._last = status
+        self._began = time.perf_counter() - status.elapsed
+
+    @property
+    def now(self) -> Status:
+        return replace(self._last, elapsed=time.perf_counter() - self._began)
+
+
 class Bar:
     """Two lines on a terminal: the bar with frames, fps and time left, and the shares of the stages."""
 
     def __init__(self) -> None:
-        from rich.console import Console  # here, for it takes longer to import than --help may last
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-        from rich.text import Text
-
-        class Lines(Progress):
-            below = ""
-
-            def get_renderables(self) -> Any:
-                yield self.make_tasks_table(self.tasks)
-                yield Text(f"  {self.below}", style="dim", no_wrap=True, overflow="ellipsis")
-
-        self._make = lambda: Lines(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[line]}", markup=False),
-            console=Console(file=sys.stderr),
-            refresh_per_second=_REDRAWS,
-            transient=True,
-        )
-        self._lines: Lines | None = None
+        self._rich: Any = None
+        self._shown: _Shown | None = None
 
     def begin(self, name: str, total: int | None) -> None:
-        self._lines = self._make()
-        self._lines.add_task(shortened(name), total=total, line="")
-        self._lines.below = "the first frames leave when 25 are in"
-        self._lines.start()
+        self._shown = _Shown(shortened(name), total)
+        self._rich = _rich_progress(self._shown)
+        self._rich.add_task(self._shown.name, total=total)
+        self._rich.start()
 
     def update(self, status: Status) -> None:
-        assert self._lines is not None
-        self._lines.update(self._lines.task_ids[0], completed=status.frames, total=status.total, line=_counts(status))
-        if status.frames:
-            self._lines.below = status.shares()
-        if status.frames == status.total:
-            self._lines.below = "the encoder gives its last frames, then the file gets its name"
+        assert self._shown is not None
+        self._shown.update(status)
+        self._rich.update(self._rich.task_ids[0], completed=status.frames, total=status.total)
 
     def end(self) -> None:
-        if self._lines is not None:
-            self._lines.stop()
-            self._lines = None
+        if self._rich is not None:
+            self._rich.stop()
+            self._rich = None
+
+
+def _rich_progress(shown: _Shown) -> Any:
+    from rich.console import Console  # here, for it takes longer to import than --help may last
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn
+    from rich.text import Text
+
+    class Counts(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(_counts(shown.now))
+
+    class TwoLines(Progress):
+        def get_renderables(self) -> Any:
+            yield self.make_tasks_table(self.tasks)
+            yield Text(f"  {_below(shown.now)}", style="dim", no_wrap=True, overflow="ellipsis")
+
+    return TwoLines(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(),
+        Counts(),
+        console=Console(file=sys.stderr),
+        refresh_per_second=_REDRAWS,
+        transient=True,
+    )
+
+
+def _below(status: Status) -> str:
+    if status.frames == status.total:
+        return "the encoder gives its last frames, then the file gets its name"
+    return status.shares() if status.frames else "the first frames leave when 25 are in"
 
 
 class Lines:
@@ -185,13 +216,12 @@ class Lines:
         self._thread: threading.Thread | None = None
 
     def begin(self, name: str, total: int | None) -> None:
-        self._name, self._status, self._began = name, None, time.monotonic()
-        self._ended = threading.Event()
+        self._shown, self._ended = _Shown(name, total), threading.Event()
         self._thread = threading.Thread(target=self._tick, name="progress", daemon=True)
         self._thread.start()
 
     def update(self, status: Status) -> None:
-        self._status: Status | None = status
+        self._shown.update(status)
 
     def end(self) -> None:
         if self._thread is not None:
@@ -201,10 +231,8 @@ class Lines:
 
     def _tick(self) -> None:
         while not self._ended.wait(self._interval):
-            if self._status is None or not self._status.frames:
-                LOG.info("%s: no frame yet after %s", self._name, clock(time.monotonic() - self._began))
-            else:
-                LOG.info("%s: %s, %s", self._name, _counts(self._status), self._status.shares())
+            now = self._shown.now
+            LOG.info("%s: %s, %s", self._shown.name, _counts(now), now.shares())
 
 
 class JsonLines:
@@ -270,6 +298,8 @@ def shortened(name: str, width: int = 24) -> str:
 
 
 def _counts(status: Status) -> str:
+    if not status.frames:
+        return f"{status.read} frames read, {clock(status.elapsed)} gone"
     total = "" if status.total is None else f"/{status.total}"
     left = "" if status.left is None else f", {clock(status.left)} left"
     rate = f"{status.fps:.1f}" if status.fps >= 1 else f"{status.fps:.2g}"

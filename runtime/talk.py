@@ -30,7 +30,8 @@ def describe_source(info: SourceInfo) -> str:
         parts.append(f"shown turned by {info.rotation} degrees")
     if info.kind != "image":
         parts.append(f"{float(info.rate):.6g} frames/s")
-        parts.append("length not known" if info.frames is None else f"{info.frames} frames")
+        known = info.frames is not None and info.path != "-"
+        parts.append(f"{info.frames} frames" if known else "length not known")
     for kind in ("audio", "subtitle"):
         count = sum(stream.kind == kind for stream in info.streams)
         if count:
@@ -58,7 +59,7 @@ def say_plan(planned: Planned) -> None:
     )
     host, need = memory(), planned.memory
     free = f"; {gib(host[1])} are free" if host else ""
-    say("memory", f"{gib(need.total)} and the networks' working memory, at any length{free}")
+    say("memory", f"at least {gib(need.total)} at any length; the networks' working memory comes on top{free}")
     if host and need.total > host[1]:
         LOG.warning("this needs %s and only %s are free: it may be stopped or swap", gib(need.total), gib(host[1]))
     for text in planned.output.warnings:
@@ -76,7 +77,7 @@ def plan_event(planned: Planned) -> dict[str, object]:
             "rotation": info.rotation,
             "pix_fmt": info.pix_fmt,
             "rate": str(info.rate),
-            "frames": info.frames,
+            "frames": planned.frames_in,
             "frames_exact": info.frames_exact,
         },
         "output": planned.output.path,

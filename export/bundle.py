@@ -29,6 +29,7 @@ from flashvsr_trt.export.weights import Weights
 from flashvsr_trt.plugins_trt.spec import ABI
 
 Report = Callable[[str], None]
+LOCK_NAME = ".lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +108,7 @@ def export_bundle(
 
 
 def _networks(weights: Weights, options: Options, contract: dict[str, Graph]) -> Iterator[list[Step]]:
-    """The steps that share a module, one network after the other so that only one is in memory."""
+    """The steps network by network, made when they are asked for so that only one network is in memory."""
 
     def steps(module: nn.Module, file: str, *names: str) -> list[Step]:
         if options.storage == "fp16":
@@ -123,9 +124,8 @@ def _networks(weights: Weights, options: Options, contract: dict[str, Graph]) ->
     yield steps(dit, "dit.bin", "dit_first", "dit")
     del dit
     yield steps(TcDecoder.of(weights.tc_decoder, dtype=options.dtype), "tc_decoder.bin", "tc_decoder")
-    for fix in COLOUR_FIXES:
-        for bits in BITS:
-            yield steps(Post(fix, bits), "post.bin", f"post_{fix}{bits}")
+    variants = [(fix, bits) for fix in COLOUR_FIXES for bits in BITS]
+    yield [step for fix, bits in variants for step in steps(Post(fix, bits), "post.bin", f"post_{fix}{bits}")]
 
 
 def _round(module: nn.Module) -> None:
@@ -180,26 +180,33 @@ def _manifest(weights: Weights, options: Options, contract: dict[str, Graph], fo
 def _folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     """A folder beside `out` that takes its place when the block ends well, and disappears when it does not."""
     _refuse_existing(out, overwrite=overwrite)
-    part, old = out.with_name(f".{out.name}.part"), out.with_name(f".{out.name}.old")
+    part = out.with_name(f".{out.name}.part")
+    lock = FileLock(part / LOCK_NAME, timeout=0)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(out.with_name(f".{out.name}.lock"), timeout=0):
-            shutil.rmtree(part, ignore_errors=True)  # of an export that was killed
-            part.mkdir()
-            try:
-                yield part
-                _sync(part)
-                _replace(part, out, old)
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        try:
+            _clear(part)  # of an export that was killed
+            yield part
+            os.unlink(lock.lock_file)
+            _sync(part)
+            _replace(part, out)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+            lock.release()
     except Timeout:
-        raise BundleError(
-            f"{out} is being written by another export", todo="wait for it, or name another folder"
-        ) from None
+        todo = "wait for it, or name another folder"
+        raise BundleError(f"{out} is being written by another export", todo=todo) from None
     except OSError as error:
         raise WriteError(
             f"{out} cannot be written: {error}", todo="free disk space or name another folder"
         ) from error
+
+
+def _clear(part: Path) -> None:
+    for path in part.iterdir():
+        if path.name != LOCK_NAME:
+            path.unlink()
 
 
 def _refuse_existing(out: Path, *, overwrite: bool) -> None:
@@ -213,8 +220,9 @@ def _refuse_existing(out: Path, *, overwrite: bool) -> None:
         raise OutputExists(f"{out} exists", todo="give --overwrite to replace it, or name another folder")
 
 
-def _replace(part: Path, out: Path, old: Path) -> None:
+def _replace(part: Path, out: Path) -> None:
     """Folders cannot be exchanged in one call everywhere: the old bundle goes aside, and away at the end."""
+    old = out.with_name(f".{out.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():
         out.rename(old)

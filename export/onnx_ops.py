@@ -94,13 +94,13 @@ def BlockSparseAttention(q, k, v, k_cache, v_cache, slabs, topk, heads: int, loc
     v_windows = op.Reshape(all_values, split_heads)
 
     @graph()
-    def one_head(head: INT64, head_mask: BOOL["queries", "keys"]):
+    def one_head(head: INT64, head_mask: BOOL[...]):
         q_head = op.Cast(op.Gather(q_windows, head, axis=2), to=1)  # [query windows, 128, 128]
         k_head = op.Gather(k_windows, head, axis=2)
         v_head = op.Gather(v_windows, head, axis=2)
 
         @graph()
-        def one_window(q_window: FLOAT[128, 128], kept: BOOL["keys"]):
+        def one_window(q_window: FLOAT[128, 128], kept: BOOL[...]):
             index = op.Squeeze(op.NonZero(kept), [0])
             # allowzero: without a kept window this is [0, 128], and the product below gives zeros.
             tokens = op.Concat(op.Mul(op.Shape(index), side), side, axis=0)
@@ -153,3 +153,27 @@ def translation(op_spec: Op) -> Callable[..., Any]:
         return node(*inputs, **attributes, **PLUGIN)
 
     return translate
+
+
+def dense_attention(
+    q: Any,
+    k: Any,
+    v: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """Translation of aten.scaled_dot_product_attention without mask, [..., tokens, d], softmax in float32.
+
+    The exporter's own runs the softmax in the tensors' type and takes the root of the scale inside the graph.
+    """
+    if attn_mask is not None or dropout_p or is_causal or enable_gqa:
+        raise NotImplementedError("attention with a mask, dropout, causality or grouped heads")
+    order = list(range(len(q.shape)))
+    order[-2:] = order[:-3:-1]
+    factor = op.CastLike(op.Constant(value_float=scale or q.shape[-1] ** -0.5), q)
+    scores = op.MatMul(op.Mul(q, factor), op.Transpose(k, perm=order))
+    weights = op.CastLike(op.Softmax(op.Cast(scores, to=onnx.TensorProto.FLOAT), axis=-1), q)
+    return op.MatMul(weights, v)

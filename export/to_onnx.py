@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,6 @@ import onnx_ir as ir
 import torch
 from onnxscript import optimizer
 from torch import nn
-from torch.export import Dim
 
 from flashvsr_trt.configs.contract import Graph, evaluate_shape
 from flashvsr_trt.configs.manifest import DTYPES
@@ -53,7 +52,8 @@ def to_model(step: Step, precision: str) -> ir.Model:
             output_names=[t.name for t in graph.outputs],
             dynamic_shapes=(axes.dynamic(),),
             custom_translation_table={
-                block_sparse_attention._opoverload: onnx_ops.translation(BLOCK_SPARSE_ATTENTION)
+                block_sparse_attention._opoverload: onnx_ops.translation(BLOCK_SPARSE_ATTENTION),
+                torch.ops.aten.scaled_dot_product_attention.default: onnx_ops.dense_attention,
             },
             optimize=False,
             verbose=False,
@@ -61,7 +61,7 @@ def to_model(step: Step, precision: str) -> ir.Model:
     model = program.model
     axes.restore(model)
     optimizer.optimize_ir(model, inline=False, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT)
-    _store_transposed(model)
+    _store_rearranged(model)
     _clean(model, graph)
     return model
 
@@ -86,39 +86,49 @@ class _Traced(nn.Module):
         return self.module(*self.axes.join(inputs))
 
 
-def _store_transposed(model: ir.Model) -> None:
-    """Weights that enter only through a Transpose are stored transposed.
+def _store_rearranged(model: ir.Model) -> None:
+    """Weights that enter only through a Transpose or Unsqueeze are stored that way.
 
-    Lazily: the transposed copy exists while it is written. Left in the graph, every load would make it anew.
+    Lazily: the rearranged copy exists while it is written. Left in the graph, every load would make it anew.
     """
     for node in list(model.graph):
-        if node.op_type != "Transpose" or (weight := node.inputs[0]) is None or weight.const_value is None:
+        weight = node.inputs[0] if node.inputs else None
+        if weight is None or weight.const_value is None:
             continue
-        order = list(node.attributes["perm"].as_ints())
-        value = _transposed(model, weight, order)
+        if node.op_type == "Transpose":
+            rearrange = partial(np.transpose, axes=node.attributes["perm"].as_ints())
+        elif (
+            node.op_type == "Unsqueeze"
+            and node.inputs[1] is not None
+            and node.inputs[1].const_value is not None
+        ):
+            rearrange = partial(np.expand_dims, axis=tuple(node.inputs[1].const_value.numpy().tolist()))
+        else:
+            continue
+        value = _rearranged(model, weight, rearrange, f"{weight.name}.{node.op_type.lower()}")
         ir.convenience.replace_all_uses_with(node.outputs[0], value)
         model.graph.remove(node, safe=True)
         if not weight.uses():
             del model.graph.initializers[str(weight.name)]
 
 
-def _transposed(model: ir.Model, weight: ir.Value, order: list[int]) -> ir.Value:
-    """The initializer that holds `weight` transposed, made at its first use."""
+def _rearranged(
+    model: ir.Model, weight: ir.Value, rearrange: Callable[..., np.ndarray], name: str
+) -> ir.Value:
+    """An initializer with the rearranged `weight`."""
     tensor = weight.const_value
     assert tensor is not None
-    name = f"{weight.name}.{''.join(map(str, order))}"
-    if name not in model.graph.initializers:
-        shape = ir.Shape([tensor.shape[axis] for axis in order])
-        value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype))
+    while name in model.graph.initializers:
+        name += "_"
+    shape = ir.Shape(rearrange(np.broadcast_to(np.int8(0), tensor.shape.numpy())).shape)
 
-        def transpose(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-            return ir.tensor(np.ascontiguousarray(tensor.numpy().transpose(order)), dtype=tensor.dtype)
+    def compute() -> ir.TensorProtocol:
+        return ir.tensor(np.ascontiguousarray(rearrange(tensor.numpy())), dtype=tensor.dtype)
 
-        value.const_value = ir.LazyTensor(
-            partial(transpose, tensor), dtype=tensor.dtype, shape=shape, name=name
-        )
-        model.graph.initializers[name] = value
-    return model.graph.initializers[name]
+    value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype))
+    value.const_value = ir.LazyTensor(compute, dtype=tensor.dtype, shape=shape, name=name)
+    model.graph.initializers[name] = value
+    return value
 
 
 def _clean(model: ir.Model, graph: Graph) -> None:

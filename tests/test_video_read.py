@@ -179,6 +179,14 @@ def test_file_cut_in_the_middle_gives_what_decodes(tmp_path):
     assert not source.stats.clean
 
 
+def test_a_file_shorter_than_it_announces_is_reported(tmp_path):
+    clip = Clip(codec="mjpeg", pix_fmt="yuvj420p", options={})
+    path = write_clip(tmp_path / "a.mkv", [picture(i, 32, 32) for i in range(100)], clip)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    source, _ = read(path)
+    assert any("of 4.00 s announced" in line for line in source.stats.complaints)
+
+
 def _faststart_clip(path):
     import av
 

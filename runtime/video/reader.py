@@ -204,7 +204,7 @@ class VideoSource:
             self.stats.retimed = timeline.repaired
             self.stats.delivered = index + 1
             yield Frame(self._to_rgb(shown), FrameTiming(index, placed, duration, self.info.time_base))
-        self._count_missing()
+        self._count_missing((placed + duration - self._clock_zero) * self.info.time_base)
 
     def _selected(self) -> Iterator[Shown]:
         end, limit = self._part.end, self._part.frames
@@ -230,10 +230,15 @@ class VideoSource:
                 todo=f"upscale the parts one by one: --end {index}, then --start {index}",
             )
 
-    def _count_missing(self) -> None:
-        """A file cut off in the middle announces more frames than it has."""
-        if self.info.frames_exact and self.info.frames is not None:
-            self.stats.missing = max(0, self.info.frames - self.stats.delivered - self.stats.skipped)
+    def _count_missing(self, length: Fraction) -> None:
+        """A file cut off in the middle announces more frames, or seconds, than it has."""
+        info = self.info
+        if info.frames_exact and info.frames is not None:
+            self.stats.missing = max(0, info.frames - self.stats.delivered - self.stats.skipped)
+        elif info.cut is None and info.duration is not None and info.duration - length > 1:
+            self.stats.complain(
+                f"the video ends at {float(length):.2f} s of {float(info.duration):.2f} s announced"
+            )
 
     def close(self) -> None:
         self._container.close()

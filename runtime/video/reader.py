@@ -235,9 +235,10 @@ class VideoSource:
         info = self.info
         if info.frames_exact and info.frames is not None:
             self.stats.missing = max(0, info.frames - self.stats.delivered - self.stats.skipped)
-        elif info.cut is None and info.duration is not None and info.duration - length > 1:
+        elif info.cut is None and info.frames is not None and self.stats.delivered < 0.98 * info.frames - 1:
             self.stats.complain(
-                f"the video ends at {float(length):.2f} s of {float(info.duration):.2f} s announced"
+                f"{self.stats.delivered} frames in {float(length):.2f} s were found, "
+                f"about {info.frames} in {float(info.duration or 0):.2f} s announced"
             )
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._higher_order_ops.scan import scan
 
 from flashvsr_trt.configs.contract import LATENT_CHANNELS
 from flashvsr_trt.export.layouts import VAE_CONTEXT, VAE_STAGE_BLOCKS, State, VaeSizes
@@ -30,31 +31,50 @@ class Caches:
         self.old, self.new = old, list[Tensor]()
 
     @property
-    def first(self) -> bool:
-        return not self.old
+    def remembered(self) -> bool:
+        """False for the first latent of a stream, whose past is zeros."""
+        return bool(self.old)
 
     def extend(self, x: Tensor) -> Tensor:
-        """[T, C, h, w] to [2+T, C, h, w]: the remembered frames, or zeros, in front."""
-        past = torch.zeros_like(torch.cat([x[:1]] * VAE_CONTEXT)) if self.first else self.old[len(self.new)]
-        x = torch.cat([past, x])
-        self.new.append(x[-VAE_CONTEXT:])
+        """[T, C, h, w] to [2+T, C, h, w], the remembered frames in front; as it is where there are none."""
+        if self.remembered:
+            x = torch.cat([self.old[len(self.new)], x])
+            self.new.append(x[-VAE_CONTEXT:])
+        else:
+            self.new.append(torch.cat([torch.zeros_like(x), x]))
         return x
 
     def reserve(self, x: Tensor) -> None:
-        """An empty memory for a convolution that the first latent passes by."""
-        self.new.append(torch.zeros_like(torch.cat([x[:1]] * VAE_CONTEXT)))
+        """The memory, zeros, of a convolution that the first latent passes by."""
+        self.new.append(torch.cat([torch.zeros_like(x)] * VAE_CONTEXT))
 
 
-class CausalConv(nn.Conv3d):
-    """Kernel 3 in time, over [T, C, h, w], zero padding in space."""
+class CausalConv(nn.Module):
+    """Kernel 3 in time, over [T, C, h, w], zero padding in space.
 
-    def forward(self, x: Tensor, caches: Caches) -> Tensor:  # type: ignore[override]
-        y = super().forward(caches.extend(x).transpose(0, 1).unsqueeze(0))  # [1, C, T, h, w]
-        return y.squeeze(0).transpose(0, 1)
+    The kernel's three taps in time are three convolutions over frames, and the first latent, whose past is
+    zeros, needs the last tap alone. Against one convolution over three frames' channels: half the time and
+    half the memory in ONNX Runtime on a CPU, where a Conv3d also takes 1.3 times as long.
+    """
+
+    def __init__(self, fan_in: int, fan_out: int, *, side: int) -> None:
+        super().__init__()
+        self.taps = nn.ParameterList(torch.empty(fan_out, fan_in, side, side) for _ in range(VAE_CONTEXT + 1))
+        self.bias = nn.Parameter(torch.empty(fan_out))
+        self.padding = side // 2
+
+    def forward(self, x: Tensor, caches: Caches) -> Tensor:
+        frames = x.shape[0]
+        past = VAE_CONTEXT if caches.remembered else 0  # frames in front of x
+        x = caches.extend(x)
+        y = F.conv2d(x[past:], self.taps[VAE_CONTEXT], self.bias, padding=self.padding)
+        for tap in range(past):
+            y = y + F.conv2d(x[tap : tap + frames], self.taps[tap], padding=self.padding)
+        return y
 
 
 def _causal(fan_in: int, fan_out: int) -> CausalConv:
-    return CausalConv(fan_in, fan_out, 3, padding=(0, 1, 1))
+    return CausalConv(fan_in, fan_out, side=3)
 
 
 class ResidualBlock(nn.Module):
@@ -78,7 +98,7 @@ class ResidualBlock(nn.Module):
 
 
 class FrameAttention(nn.Module):
-    """Single-head attention over the cells of each frame, with its shortcut."""
+    """Single-head attention over the cells of one frame, with its shortcut."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -87,11 +107,29 @@ class FrameAttention(nn.Module):
         self.proj = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, caches: Caches) -> Tensor:
-        frames, channels, height, width = x.shape
-        qkv = self.to_qkv(self.norm(x).to(x.dtype)).reshape(frames, 3, channels, height * width)
-        q, k, v = (part.transpose(1, 2).unsqueeze(1) for part in qkv.unbind(1))  # [T, 1, h w, C]
-        y = F.scaled_dot_product_attention(q, k, v).squeeze(1).transpose(1, 2)
-        return x + self.proj(y.reshape(frames, channels, height, width))
+        """x [1, C, h, w]: a latent has not yet become several frames here."""
+        _, channels, height, width = x.shape
+        q, k, v = self.to_qkv(self.norm(x).to(x.dtype)).squeeze(0).split(channels)
+        q = (q * channels**-0.5).permute(1, 2, 0)  # [h, w, C]
+        k, v = k.reshape(channels, -1), v.reshape(channels, -1).transpose(0, 1)  # [C, h w], [h w, C]
+        y = rowwise_attention(q, k, v)
+        return x + self.proj(y.permute(2, 0, 1).unsqueeze(0))
+
+
+def rowwise_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k) v of q [h, w, C], k [C, n], v [n, C], one row of q at a time: [h, w, C].
+
+    All rows at once would hold h w n scores: 60 GB for a picture of 2048x3840.
+    """
+
+    def one(row: Tensor) -> Tensor:
+        scores = torch.matmul(row, k).float().softmax(dim=-1)
+        return torch.matmul(scores.to(v.dtype), v)
+
+    if not torch.compiler.is_exporting():  # scan compiles what it runs
+        return torch.stack([one(row) for row in q])
+    nothing = torch.zeros(1, dtype=q.dtype, device=q.device)  # scan wants a carried value
+    return scan(lambda carry, row: (carry.clone(), one(row)), nothing, q)[1]
 
 
 class Upsample(nn.Module):
@@ -100,12 +138,12 @@ class Upsample(nn.Module):
     def __init__(self, channels: int, *, in_time: bool) -> None:
         super().__init__()
         if in_time:
-            self.time_conv = CausalConv(channels, 2 * channels, (3, 1, 1))
+            self.time_conv = CausalConv(channels, 2 * channels, side=1)
         self.resample = nn.ModuleDict({"1": nn.Conv2d(channels, channels // 2, 3, padding=1)})
         self.in_time = in_time
 
     def forward(self, x: Tensor, caches: Caches) -> Tensor:
-        if self.in_time and caches.first:
+        if self.in_time and not caches.remembered:
             caches.reserve(x)
         elif self.in_time:
             frames, channels, height, width = x.shape
@@ -122,6 +160,9 @@ def prepare(official: State, dtype: torch.dtype = torch.float32) -> dict[str, Te
             out[name] = tensor.reshape(-1).float()
         elif name == "conv2.weight" or name.endswith("shortcut.weight"):
             out[name] = tensor.squeeze(2).to(dtype)  # [O, C, 1, 1]: no extent in time
+        elif tensor.dim() == 5:
+            stem = name.removesuffix("weight")
+            out |= {f"{stem}taps.{i}": tap.to(dtype) for i, tap in enumerate(tensor.unbind(2))}
         else:
             out[name] = tensor.to(dtype)
     return out
@@ -134,9 +175,7 @@ class Layers(nn.Module):
         super().__init__()
         first, last = sizes.channels[0], sizes.channels[3]
         self.conv1 = _causal(LATENT_CHANNELS, first)
-        self.middle = nn.ModuleList(
-            [ResidualBlock(first, first), FrameAttention(first), ResidualBlock(first, first)]
-        )
+        self.middle = nn.ModuleList([ResidualBlock(first, first), FrameAttention(first), ResidualBlock(first, first)])
         self.upsamples = nn.ModuleList()
         blocks = iter(list(sizes.blocks().values())[2:])
         for stage, channels in enumerate(sizes.channels):

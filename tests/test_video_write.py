@@ -318,19 +318,35 @@ def test_existing_outputs(tmp_path):
         copy(path, path, OutputOptions(overwrite=True))
 
 
-def test_an_output_that_appears_meanwhile_is_not_lost(tmp_path):
-    path = write_clip(tmp_path / "a.mp4", [picture(0)] * 3)
+@pytest.mark.parametrize("out", ["b.mp4", "b.png"])
+def test_an_output_that_appears_meanwhile_is_not_lost(tmp_path, out):
+    if out == "b.png":
+        path = tmp_path / "a.png"
+        Image.fromarray(picture(0)).save(path)
+    else:
+        path = write_clip(tmp_path / "a.mp4", [picture(0)] * 3)
     with open_source(path) as source:
-        plan = plan_output(source.info, tmp_path / "b.mp4", (64, 48), OutputOptions())
-        writer = open_writer(plan)
-        for frame in source:
-            writer.write(frame.rgb, frame.timing)
-    (tmp_path / "b.mp4").write_text("precious")
-    with pytest.raises(OutputExists, match="kept in"):
-        writer.finish()
-    assert (tmp_path / "b.mp4").read_text() == "precious"
-    kept = plan.temporary.rename(tmp_path / "c.mp4")
-    assert len(frames_of(kept)) == 3
+        plan = plan_output(source.info, tmp_path / out, (64, 48), OutputOptions())
+        with pytest.raises(OutputExists, match="kept in"), open_writer(plan) as writer:
+            for frame in source:
+                writer.write(frame.rgb, frame.timing)
+            (tmp_path / out).write_text("precious")
+            writer.finish()
+    assert (tmp_path / out).read_text() == "precious"
+    kept = plan.temporary.rename(tmp_path / f"c{path.suffix}")
+    assert len(frames_of(kept)) == source.stats.delivered
+
+
+def test_a_finished_video_that_cannot_be_renamed_is_kept(tmp_path, monkeypatch):
+    path = write_clip(tmp_path / "a.mp4", [picture(0)] * 3)
+
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.replace", refused)
+    with pytest.raises(WriteError, match=r"Permission denied\n.*all frames are in .*\.b\.mp4\.part"):
+        copy(path, tmp_path / "b.mp4")
+    assert len(frames_of((tmp_path / ".b.mp4.part").rename(tmp_path / "c.mp4"))) == 3
 
 
 DISK_FULL = """

@@ -70,6 +70,7 @@ class _BaseWriter:
         self.plan = plan
         self.frames = 0
         self._result: WriteResult | None = None
+        self._settled = False  # the output has its name, or its temporary file is kept on purpose
 
     def __enter__(self) -> Self:
         return self
@@ -79,7 +80,7 @@ class _BaseWriter:
     ) -> None:
         if kind is None:
             self.finish()
-        else:
+        elif not self._settled:
             self.abort()
 
     def finish(self) -> WriteResult:
@@ -180,14 +181,17 @@ class VideoWriter(_BaseWriter):
             if error.errno in FATAL and not self._closed:
                 self.abort()
                 raise self._failed(error) from error
+            self._settled = True
             self._release()
             raise self._failed(error, self._part) from error
         except OutputExists:
+            self._settled = True
             self._release()
             raise
         except BaseException:
             self.abort()
             raise
+        self._settled = True
         self._release()
         failures = [] if self._copier is None else self._copier.failures
         if failures:
@@ -318,6 +322,7 @@ class ImageWriter(_BaseWriter):
         return name
 
     def _complete(self) -> WriteResult:
+        self._settled = True
         target = Path(self.plan.path)
         try:
             if self._folder and target.is_dir():

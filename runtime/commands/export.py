@@ -1,0 +1,134 @@
+"""`flashvsr-trt export`: official or random weights to a bundle."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flashvsr_trt.configs.errors import UsageError
+from flashvsr_trt.configs.manifest import PRECISIONS, VERSIONS, Manifest
+from flashvsr_trt.runtime import console
+from flashvsr_trt.runtime.commands.sections import Command, option
+from flashvsr_trt.runtime.machine import gib, peak_rss
+
+if TYPE_CHECKING:  # torch is imported when the command runs, not for its --help
+    from flashvsr_trt.export.bundle import Options
+    from flashvsr_trt.export.weights import Weights
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+SIZES = ("small", "real")
+SOURCE, RESULT = "Weights", "Bundle"
+
+
+@click.command(cls=Command)
+@option(SOURCE, "--weights", type=FOLDER, help="Folder with the official files.")
+@option(
+    SOURCE,
+    "--version",
+    type=click.Choice(VERSIONS),
+    help="Model version [told from the files; random: v1.1].",
+)
+@option(SOURCE, "--random-weights", is_flag=True, help="Random weights instead, to try a machine.")
+@option(SOURCE, "--size", type=click.Choice(SIZES), help="Size of the random network [real].")
+@option(SOURCE, "--seed", type=click.IntRange(0), help="Seed of the random weights [0].")
+@option(RESULT, "-o", "--output", type=FOLDER, required=True, help="The bundle's folder.")
+@option(RESULT, "--overwrite", is_flag=True, help="Replace a bundle that is there.")
+@option(
+    RESULT,
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="fp16",
+    show_default=True,
+    help="Type of it all.",
+)
+@option(
+    RESULT,
+    "--half-storage",
+    is_flag=True,
+    help="With fp32: weights rounded to and stored as fp16, half the size.",
+)
+@option(RESULT, "--local-range", type=click.IntRange(1), default=11, show_default=True, help="9 is sharper.")
+@option(RESULT, "--no-fold", is_flag=True, help="Keep modulation and gates as operations, for comparison.")
+@option(RESULT, "--no-check", is_flag=True, help="Do not compare the graphs with the torch modules.")
+@console.options
+def export(output: Path, overwrite: bool, **flags: Any) -> None:
+    """Make a bundle: step graphs in ONNX and the weights they share.
+
+    A bundle runs every variant that its decoders allow; it needs no torch.
+    """
+    from flashvsr_trt.export.bundle import export_bundle
+
+    started = time.monotonic()
+    weights, options = _source(flags)
+    _say_plan(weights, options, output)
+    manifest = export_bundle(
+        weights, output, options, overwrite=overwrite, report=lambda line: console.say("graph", line)
+    )
+    _say_done(manifest, output, time.monotonic() - started)
+
+
+def _source(flags: dict[str, Any]) -> tuple[Weights, Options]:
+    """The weights and what they say of themselves."""
+    if bool(flags["weights"]) == flags["random_weights"]:
+        raise UsageError("the source is unclear", expected="either --weights FOLDER or --random-weights")
+    for name in ("size", "seed"):
+        if flags[name] is not None and not flags["random_weights"]:
+            raise UsageError(f"--{name} with --weights", expected=f"--{name} with --random-weights only")
+    from flashvsr_trt.export.bundle import Options
+
+    choices = {
+        "precision": flags["precision"],
+        "local_range": flags["local_range"],
+        "fold": not flags["no_fold"],
+        "check": not flags["no_check"],
+        "storage": "fp16" if flags["half_storage"] else None,
+    }
+    if flags["random_weights"]:
+        return _random(flags, Options, choices)
+    return _official(flags["weights"], flags["version"], Options, choices)
+
+
+def _random(flags: dict[str, Any], make: type[Options], choices: dict[str, Any]) -> tuple[Weights, Options]:
+    from flashvsr_trt.export.seeded import CONFIGS, random_weights
+
+    size, seed = flags["size"] or "real", flags["seed"] or 0
+    weights = random_weights(CONFIGS[size], seed, version=flags["version"] or "v1.1")
+    about = f"random weights, seed {seed}, {size} size: the picture content means nothing"
+    return weights, make(model="seeded", about=about, meaningful=False, **choices)
+
+
+def _official(
+    folder: Path, version: str | None, make: type[Options], choices: dict[str, Any]
+) -> tuple[Weights, Options]:
+    from flashvsr_trt.configs.manifest import sha256_of
+    from flashvsr_trt.export.download import identify
+    from flashvsr_trt.export.weights import FILES, load
+
+    found, lines = identify(folder, version)
+    for line in lines:
+        console.say("weights", line)
+    weights = load(folder, version=found, verify=False)
+    sources = {name: sha256_of(folder / name) for name in FILES}
+    return weights, make(about=f"FlashVSR {found}", sources=sources, **choices)
+
+
+def _say_plan(weights: Weights, options: Options, output: Path) -> None:
+    sizes = weights.sizes
+    states = (weights.dit, weights.lq_proj, weights.tc_decoder)
+    numbers = sum(tensor.numel() for state in states for tensor in state.values())
+    stored = 4 if options.precision == "fp32" and not options.storage else 2
+    console.say("model", f"{options.model} {weights.version}: {sizes.layers} layers, {sizes.dim} channels")
+    console.say("bundle", f"{output}: {options.precision}, about {gib(numbers * stored)}")
+    console.say(
+        "baked in", f"local range {options.local_range}, {'folded' if options.fold else 'not folded'}"
+    )
+
+
+def _say_done(manifest: Manifest, output: Path, seconds: float) -> None:
+    total = sum(file.bytes for file in manifest.files.values())
+    peak = peak_rss()
+    memory = f", peak memory {gib(peak)}" if peak is not None else ""
+    console.say("done", f"{output}: {len(manifest.files)} files, {gib(total)}, in {seconds:.0f} s{memory}")

@@ -40,6 +40,11 @@ class Problem:
         return (self.slabs + self.cached_slabs) * self.win
 
     @property
+    def items(self) -> int:
+        """Pairs of head and query window."""
+        return self.heads * self.q_windows
+
+    @property
     def tokens(self) -> int:
         """Query tokens."""
         return self.q_windows * TOKENS_PER_WINDOW
@@ -54,7 +59,9 @@ def workspace(problem: Problem) -> dict[str, int]:
         "scores": 4 * pairs,
         "thresholds": 4 * problem.heads * problem.slabs,
         "lists": 4 * pairs,
-        "counts": 4 * problem.heads * problem.q_windows,
+        "counts": 4 * problem.items,
+        "order": 4 * problem.items,
+        "ticket": 4,
     }
     offsets, end = {}, 0
     for name, size in sizes.items():
@@ -69,7 +76,7 @@ def enqueue(
     """Launches selection and attention.
 
     Args:
-        kernels: what `load_kernels` gave for the tensors' type, in launch order (a part of them, to time it).
+        kernels: what `load_kernels` gave for the tensors' type (or a part of them, to time it).
         problem: sizes.
         tensors: device addresses of the op's inputs and of `out`, by the names of plugins_trt.spec.
         workspace_pointer: `workspace(problem)["bytes"]` bytes, 256-byte aligned.
@@ -86,13 +93,18 @@ def enqueue(
         "dim": problem.dim,
         "local_range": problem.local_range,
         "count": problem.win * problem.k_windows,
+        "items": problem.items,
     }
-    grids = {
+    if not problem.cached_slabs:  # an empty ring may have no address, and a tensor map needs one
+        tensors = {**tensors, "k_cache": tensors["k"], "v_cache": tensors["v"]}
+    grids = {  # in launch order
         "window_means": (problem.q_windows + problem.k_windows, problem.dim // _MEANS_BLOCK, 1),
         "window_scores": (problem.q_windows, problem.heads, 1),
         "select_threshold": (problem.heads * problem.slabs, 1, 1),
         "list_kept": (problem.q_windows, problem.heads, 1),
+        "order_windows": (1, 1, 1),
         "block_sparse_attention": (problem.heads, problem.q_windows, 1),
     }
-    for name, kernel in kernels.items():
-        kernel.launch(grids[name], stream, **tensors, **scratch, **sizes)
+    for name, grid in grids.items():
+        if name in kernels:
+            kernels[name].launch(grid, stream, **tensors, **scratch, **sizes)

@@ -1,7 +1,9 @@
 """Compiles every kernel ahead of time, for every GPU generation, without a GPU: `make kernels`.
 
-Output: one cubin per (kernel, type, architecture) and `kernels.json`, which says how to launch each and its SHA-256.
-Run as `python -m flashvsr_trt.plugins_trt.kernels.build OUT [--arch 80 90]`; needs triton, not torch.
+Output: one cubin per (kernel, type, architecture, implementation) and `kernels.json`, which says how to launch each
+and its SHA-256. Triton kernels run everywhere; where a CUDA one exists for the same name it is the faster, and is
+preferred. Run as `python -m flashvsr_trt.plugins_trt.kernels.build OUT [--arch 80 90]`; needs triton, not torch, and
+nvcc for the CUDA ones: without it they are left out, and the output says so.
 """
 
 from __future__ import annotations
@@ -10,6 +12,11 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +24,8 @@ from typing import Any
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 ELEMENTS = {"float16": "fp16", "bfloat16": "bf16"}
 INDEX = "kernels.json"
-SCHEMA = 1
+SCHEMA = 2
+SOURCES = Path(__file__).resolve().parent.parent / "csrc" / "kernels"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +101,78 @@ KERNELS = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class CudaKernel:
+    """How one CUDA kernel is compiled: `source` defines `name`, or `name`_`element` where it is typed.
+
+    Argument kind "tile": a tensor map of [tokens, dim], box [128 tokens, 64 channels], 128-byte swizzle, passed by
+    value. persistent: the product of the grid is its number of items, and it is launched on that many blocks or as
+    many as the device has multiprocessors, whichever is fewer.
+    """
+
+    source: str
+    name: str
+    architecture: int
+    arguments: tuple[tuple[str, str], ...]
+    threads: int
+    shared_bytes: int = 0  # dynamic; the source checks that it suffices
+    persistent: bool = False
+
+    @property
+    def typed(self) -> bool:
+        return any(kind in ("*T", "tile") for _, kind in self.arguments)
+
+    @property
+    def target(self) -> str:
+        """Features of exactly this architecture for the kernels that are written for it alone."""
+        return f"{self.architecture}a"
+
+
+CUDA_KERNELS = (
+    CudaKernel(
+        source="order.cu",
+        name="order_windows",
+        architecture=90,
+        arguments=_arguments("counts:*i32 order:*i32 ticket:*i32 items:i32 k_windows:i32"),
+        threads=1024,
+    ),
+    CudaKernel(
+        source="attention_sm90.cu",
+        name="block_sparse_attention",
+        architecture=90,
+        arguments=_arguments(
+            "q:tile k:tile v:tile k_cache:tile v_cache:tile slabs:*i64 lists:*i32 counts:*i32 order:*i32 ticket:*i32"
+            " out:*T items:i32 q_windows:i32 k_windows:i32 cached:i32 win:i32 dim:i32"
+        ),
+        threads=384,
+        shared_bytes=165_120,  # 1024 to align, five tiles of 32 KiB, barriers
+        persistent=True,
+    ),
+)
+
+
+def find_nvcc() -> str | None:
+    """The CUDA compiler: of $CUDA_HOME, else on the path."""
+    home = os.environ.get("CUDA_HOME")
+    return shutil.which("nvcc", path=f"{home}/bin") if home else shutil.which("nvcc")
+
+
+def compile_cuda(kernel: CudaKernel, nvcc: str, defines: Sequence[str] = ()) -> bytes:
+    """The cubin of one CUDA kernel, for all its types.
+
+    Raises:
+        subprocess.CalledProcessError: nvcc's own message is on stderr.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        target = f"-gencode=arch=compute_{kernel.target},code=sm_{kernel.target}"
+        sizes = [f"-DFLASHVSR_SHARED_BYTES={kernel.shared_bytes}", *(f"-D{define}" for define in defines)]
+        source = str(SOURCES / kernel.source)
+        command = [nvcc, "-std=c++17", "-O3", "-Xptxas", "-warn-spills", target, *sizes, "-cubin", "-o", str(cubin)]
+        subprocess.run([*command, source], check=True)
+        return cubin.read_bytes()
+
+
 def compile_kernel(kernel: Kernel, element: str, architecture: int) -> Any:
     """One compiled kernel of triton, with `.asm["cubin"]` and `.metadata`."""
     import triton
@@ -115,32 +195,74 @@ def compile_kernel(kernel: Kernel, element: str, architecture: int) -> Any:
     return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
 
 
-def build(out: Path, architectures: tuple[int, ...] = ARCHITECTURES) -> Path:
-    """Compiles all kernels into `out` and writes the index last. Returns the index's path."""
-    out.mkdir(parents=True, exist_ok=True)
+def _entry(kernel: Kernel | CudaKernel, element: str, architecture: int, cubin: bytes) -> dict[str, Any]:
+    implementation = "cuda" if isinstance(kernel, CudaKernel) else "triton"
+    return {
+        "kernel": kernel.name,
+        "element": element,
+        "architecture": architecture,
+        "implementation": implementation,
+        "file": f"{kernel.name}.{element}.{implementation}.sm{architecture}.cubin",
+        "sha256": hashlib.sha256(cubin).hexdigest(),
+        "arguments": [list(argument) for argument in kernel.arguments],
+    }
+
+
+def _triton_kernels(out: Path, architectures: tuple[int, ...]) -> list[dict[str, Any]]:
     entries = []
     for kernel in KERNELS:
         for element in ELEMENTS if kernel.typed else ("float32",):
             for architecture in architectures:
                 compiled = compile_kernel(kernel, element, architecture)
-                cubin: bytes = compiled.asm["cubin"]
-                file = f"{kernel.name}.{element}.sm{architecture}.cubin"
-                (out / file).write_bytes(cubin)
-                entries.append(
-                    {
-                        "kernel": kernel.name,
-                        "element": element,
-                        "architecture": architecture,
-                        "file": file,
-                        "sha256": hashlib.sha256(cubin).hexdigest(),
-                        "symbol": compiled.metadata.name,
-                        "threads": 32 * compiled.metadata.num_warps,
-                        "shared_bytes": compiled.metadata.shared,
-                        "arguments": [list(argument) for argument in kernel.arguments],
-                        # triton appends two pointers for scratch memory, which these kernels do not use
-                        "scratch_pointers": 2,
-                    }
-                )
+                entry = _entry(kernel, element, architecture, compiled.asm["cubin"])
+                (out / entry["file"]).write_bytes(compiled.asm["cubin"])
+                launch = {
+                    "symbol": compiled.metadata.name,
+                    "threads": 32 * compiled.metadata.num_warps,
+                    "shared_bytes": compiled.metadata.shared,
+                    "persistent": False,
+                    # triton appends two pointers for scratch memory, which these kernels do not use
+                    "scratch_pointers": 2,
+                }
+                entries.append(entry | launch)
+    return entries
+
+
+def _cuda_kernels(
+    out: Path, architectures: tuple[int, ...], nvcc: str, defines: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    entries = []
+    for kernel in CUDA_KERNELS:
+        if kernel.architecture not in architectures:
+            continue
+        cubin = compile_cuda(kernel, nvcc, defines)
+        for element in ELEMENTS if kernel.typed else ("float32",):
+            entry = _entry(kernel, element, kernel.architecture, cubin)
+            (out / entry["file"]).write_bytes(cubin)
+            launch = {
+                "symbol": f"{kernel.name}_{element}" if kernel.typed else kernel.name,
+                "threads": kernel.threads,
+                "shared_bytes": kernel.shared_bytes,
+                "persistent": kernel.persistent,
+                "scratch_pointers": 0,
+            }
+            entries.append(entry | launch)
+    return entries
+
+
+def build(out: Path, architectures: tuple[int, ...] = ARCHITECTURES, defines: Sequence[str] = ()) -> Path:
+    """Compiles all kernels into `out` and writes the index last. Returns the index's path.
+
+    `defines` go to the CUDA kernels: the switches of their sources, for experiments.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    entries = _triton_kernels(out, architectures)
+    nvcc = find_nvcc()
+    if nvcc is not None:
+        entries += _cuda_kernels(out, architectures, nvcc, defines)
+    else:
+        names = ", ".join(sorted({f"{k.name} (sm_{k.architecture})" for k in CUDA_KERNELS}))
+        print(f"nvcc not found, so left out: {names}; slower Triton kernels stand in for them.", file=sys.stderr)
     temporary = out / f".{INDEX}.part"
     temporary.write_text(json.dumps({"schema": SCHEMA, "kernels": entries}, indent=1) + "\n")
     os.replace(temporary, out / INDEX)
@@ -155,7 +277,7 @@ def main() -> None:
     index = build(arguments.out, tuple(arguments.arch))
     for entry in json.loads(index.read_text())["kernels"]:
         print(
-            f"{entry['file']:48s} {entry['threads']:4d} threads {entry['shared_bytes']:7d} B shared"
+            f"{entry['file']:56s} {entry['threads']:4d} threads {entry['shared_bytes']:7d} B shared"
             f" {(arguments.out / entry['file']).stat().st_size:7d} B"
         )
 

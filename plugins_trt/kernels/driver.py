@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,13 @@ _DEFAULT_SHARED = 48 * 1024  # more must be asked for
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _COMPUTE_MAJOR, _COMPUTE_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 _ERROR_OUT_OF_MEMORY = 2
+_MULTIPROCESSORS = 16  # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
+IMPLEMENTATIONS = ("triton", "cuda")  # the later is preferred where both fit
+# Tensor maps, kind "tile" of kernels.build: numbers of CUtensorMapDataType and its companions
+_MAP_TYPES = {"float16": 6, "bfloat16": 9}
+_MAP_SWIZZLE_128B, _MAP_PROMOTION_256B = 3, 3
+_MAP_BOX = (64, 128)  # channels, tokens
+_MAP_TOKENS = 2**31 - 1
 _INTEGERS = {"i32": ctypes.c_int32, "i64": ctypes.c_int64, "fp32": ctypes.c_float}
 
 
@@ -50,12 +59,41 @@ class Driver:
 
     def compute_capability(self) -> int:
         """Of the device of the current context, e.g. 90."""
-        device = ctypes.c_int()
+        return 10 * self._attribute(_COMPUTE_MAJOR) + self._attribute(_COMPUTE_MINOR)
+
+    def multiprocessors(self) -> int:
+        """Of the device of the current context."""
+        return self._attribute(_MULTIPROCESSORS)
+
+    def _attribute(self, which: int) -> int:
+        device, value = ctypes.c_int(), ctypes.c_int()
         self.call("cuCtxGetDevice", ctypes.byref(device))
-        major, minor = ctypes.c_int(), ctypes.c_int()
-        self.call("cuDeviceGetAttribute", ctypes.byref(major), _COMPUTE_MAJOR, device)
-        self.call("cuDeviceGetAttribute", ctypes.byref(minor), _COMPUTE_MINOR, device)
-        return 10 * major.value + minor.value
+        self.call("cuDeviceGetAttribute", ctypes.byref(value), which, device)
+        return value.value
+
+    def tile_map(self, pointer: int, dim: int, element: str) -> ctypes.Array[ctypes.c_uint64]:
+        """Tensor map (128 bytes, by value) of [tokens, dim] numbers of `element` at `pointer`.
+
+        It is told no end of the tokens: the ring's length is not known here, and every token read is a listed one.
+        """
+        storage = (ctypes.c_uint64 * 24)()
+        aligned = ctypes.addressof(storage) + 63 & ~63
+        self.call(
+            "cuTensorMapEncodeTiled",
+            ctypes.c_void_p(aligned),
+            _MAP_TYPES[element],
+            2,
+            ctypes.c_void_p(pointer),
+            (ctypes.c_uint64 * 2)(dim, _MAP_TOKENS),
+            (ctypes.c_uint64 * 1)(2 * dim),
+            (ctypes.c_uint32 * 2)(*_MAP_BOX),
+            (ctypes.c_uint32 * 2)(1, 1),
+            0,  # not interleaved
+            _MAP_SWIZZLE_128B,
+            _MAP_PROMOTION_256B,
+            0,  # zeros outside
+        )
+        return (ctypes.c_uint64 * 16).from_buffer_copy(ctypes.string_at(aligned, 128))
 
 
 def pick(entries: list[dict[str, Any]], capability: int) -> int:
@@ -85,10 +123,9 @@ class Kernel:
 
     def launch(self, grid: tuple[int, int, int], stream: int, **arguments: int) -> None:
         """Enqueues the kernel. Pointers are device addresses; nothing is allocated."""
-        values = [
-            (ctypes.c_uint64 if kind.startswith("*") else _INTEGERS[kind])(arguments[name])
-            for name, kind in self.entry["arguments"]
-        ]
+        if self.entry["persistent"]:
+            grid = (min(math.prod(grid), self.driver.multiprocessors()), 1, 1)
+        values = [self._value(kind, arguments[name], arguments) for name, kind in self.entry["arguments"]]
         values += [ctypes.c_uint64(0)] * self.entry["scratch_pointers"]
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.cast(ctypes.byref(v), ctypes.c_void_p) for v in values))
         self.driver.call(
@@ -104,9 +141,18 @@ class Kernel:
             None,
         )
 
+    def _value(self, kind: str, value: int, arguments: Mapping[str, int]) -> Any:
+        if kind == "tile":
+            return self.driver.tile_map(value, arguments["dim"], self.entry["element"])
+        return (ctypes.c_uint64 if kind.startswith("*") else _INTEGERS[kind])(value)
 
-def load_kernels(folder: Path, element: str, driver: Driver) -> dict[str, Kernel]:
-    """All kernels for the current context's device, by name, for tensors of `element` (float16, bfloat16).
+
+def load_kernels(
+    folder: Path, element: str, driver: Driver, implementations: tuple[str, ...] = IMPLEMENTATIONS
+) -> dict[str, Kernel]:
+    """The kernels for the current context's device, by name, for tensors of `element` (float16, bfloat16).
+
+    Where several implementations of a kernel fit, the last in `implementations` is taken.
 
     Raises:
         BackendUnavailable: the kernels are not built, or none fits the device.
@@ -119,8 +165,11 @@ def load_kernels(folder: Path, element: str, driver: Driver) -> dict[str, Kernel
             f"{folder} holds no {INDEX}", expected="compiled kernels", todo="make kernels"
         ) from None
     architecture = pick(entries, driver.compute_capability())
-    chosen = [e for e in entries if e["architecture"] == architecture and e["element"] in (element, "float32")]
-    return {entry["kernel"]: _load(folder, entry, driver) for entry in chosen}
+    fitting = [e for e in entries if e["architecture"] == architecture and e["element"] in (element, "float32")]
+    chosen = {
+        e["kernel"]: e for implementation in implementations for e in fitting if e["implementation"] == implementation
+    }
+    return {name: _load(folder, entry, driver) for name, entry in chosen.items()}
 
 
 def _load(folder: Path, entry: dict[str, Any], driver: Driver) -> Kernel:

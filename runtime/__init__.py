@@ -11,14 +11,16 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
+    "Job": "jobs",
     "Options": "upscaler",
     "Upscaler": "upscaler",
     "upscale": "upscaler",
+    "upscale_file": "jobs",
     "Parameters": None,
     "open_backend": "backends",
     "open_bundle": "bundle",
 }
-__all__ = ["Options", "Parameters", "Upscaler", "open_backend", "open_bundle", "upscale"]
+__all__ = ["Job", "Options", "Parameters", "Upscaler", "open_backend", "open_bundle", "upscale", "upscale_file"]
 
 
 def __getattr__(name: str) -> Any:

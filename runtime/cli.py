@@ -50,7 +50,7 @@ class Cli(click.Group):
             ctx.fail(f"{args[0]!r} is a file, not a command; did you mean `{PROGRAM} run {args[0]}`?")
         return super().resolve_command(ctx, args)
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
         """Runs a command and ends the process with its exit code."""
         console.reset()
         extra["standalone_mode"] = False

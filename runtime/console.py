@@ -60,6 +60,12 @@ def say(label: str, text: str) -> None:
     LOG.info("%-9s %s", label, text, extra={"label": label})
 
 
+def show_cursor() -> None:
+    """Undoes what a progress bar did to the terminal, for an end that gives it no time to."""
+    if sys.stderr.isatty():
+        print("\x1b[?25h", file=sys.stderr, flush=True)
+
+
 def debugging() -> bool:
     """Whether tracebacks are wanted."""
     return any(isinstance(h, _Stderr) and h.level <= logging.DEBUG for h in LOG.handlers)
@@ -95,11 +101,12 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
             set_level("warning")
 
     place = click.Path(dir_okay=False, path_type=Path)
-    for names, settings in (
+    flags: tuple[tuple[list[str], dict[str, Any]], ...] = (
         (["--log-file"], {"type": place, "callback": file, "help": "Append all messages to a file."}),
         (["--log-level"], {"type": click.Choice(LEVELS), "callback": level, "help": "What stderr shows [info]."}),
         (["-q", "--quiet"], {"is_flag": True, "callback": silence, "help": "Show only warnings and errors."}),
-    ):
+    )
+    for names, settings in flags:
         command = click.option(*names, expose_value=False, **settings)(command)
     return command
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,7 +41,7 @@ class Progress:
     frames_upscaled: int = 0
     frames_out: int = 0
     started: float = field(default_factory=time.perf_counter)
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Busy seconds by stage (decode, resize, upscale, encode) and waiting seconds of the calling thread
     (wait_input, wait_output). Stages overlap: their sum may exceed the elapsed time."""
 

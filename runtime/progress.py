@@ -7,7 +7,6 @@ import os
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import IO, Any, Protocol
@@ -76,12 +75,12 @@ class Meter:
     """What a back end has spent since this was made."""
 
     def __init__(self, backend: Backend) -> None:
-        self._backend, self._before, self._load = backend, backend.seconds.copy(), backend.load_seconds
+        self._backend, self._before, self._load = backend, dict(backend.seconds), backend.load_seconds
 
     @property
-    def graphs(self) -> Counter[str]:
+    def graphs(self) -> dict[str, float]:
         """Seconds by graph."""
-        return Counter({name: value - self._before[name] for name, value in self._backend.seconds.items()})
+        return {name: value - self._before.get(name, 0.0) for name, value in dict(self._backend.seconds).items()}
 
     @property
     def load(self) -> float:
@@ -91,7 +90,7 @@ class Meter:
 
 def look(progress: Progress, total: int | None, meter: Meter) -> Status:
     """The state of a pipeline whose back end is watched by `meter`."""
-    networks, load = meter.graphs.total(), meter.load
+    networks, load = sum(meter.graphs.values()), meter.load
     seconds = {stage: progress.seconds[stage] for stage in ("decode", "resize", "encode")}
     seconds |= {"load": load, "networks": networks}
     seconds["runtime"] = max(0.0, progress.seconds["upscale"] - networks - load)

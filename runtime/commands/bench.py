@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 import threading
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 from datetime import date
 from fractions import Fraction
@@ -45,8 +45,8 @@ class Watch:
     backend: Backend
     start_frames: int  # that the start gives: those of step 0, or of the first segment of variant tiny
     meter: Meter = field(init=False)
-    mark: tuple[float, int, Counter[str]] | None = None  # time, frames, seconds by graph
-    last: tuple[float, int, Counter[str]] | None = None
+    mark: tuple[float, int, dict[str, float]] | None = None  # time, frames, seconds by graph
+    last: tuple[float, int, dict[str, float]] | None = None
 
     def __post_init__(self) -> None:
         self.meter = Meter(self.backend)
@@ -63,7 +63,7 @@ class Watch:
         if self.mark is None or self.last is None or self.last[1] == self.mark[1]:
             return None
         steps = (self.last[1] - self.mark[1]) / STEP
-        spent = self.last[2] - self.mark[2]
+        spent = {name: value - self.mark[2].get(name, 0.0) for name, value in self.last[2].items()}
         seconds = self.last[0] - self.mark[0]
         return steps * STEP / seconds, {name: 1000 * value / steps for name, value in spent.items()}
 
@@ -104,7 +104,7 @@ def bench(clip: str | None, bundle: str | None, as_json: bool, **flags: Any) -> 
         facts = run_stoppable(
             lambda cancel: measure(planned, opened, backend, display, cancel),
             on_stop=lambda: console.LOG.warning("stopping after this step"),
-            at_once=lambda: None,
+            at_once=lambda: shutil.rmtree(folder, ignore_errors=True),
         )
     click.echo(json.dumps(facts) if as_json else as_text(facts))
 
@@ -155,9 +155,7 @@ def figures(planned: Planned, bundle: Bundle, backend: Backend, report: Report, 
         if steady is None
         else {name: round(value, 3) for name, value in steady[1].items() if value},
         "ms_start": {
-            name: round(1000 * value, 3)
-            for name, value in (watch.mark[2] if watch.mark else Counter()).items()
-            if value
+            name: round(1000 * value, 3) for name, value in (watch.mark[2] if watch.mark else {}).items() if value
         },
         "stages": {stage: round(status.seconds[stage], 4) for stage in STAGES},
         "runtime_share": round(runtime / inside, 5) if inside else 0.0,

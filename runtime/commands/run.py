@@ -130,11 +130,14 @@ def run_checked(flags: dict[str, Any], events: JsonLines | None) -> None:
 
     def at_once() -> None:
         if batch.temporary is not None:
-            shutil.rmtree(batch.temporary, ignore_errors=True)
-            batch.temporary.unlink(missing_ok=True)
+            if batch.temporary.is_dir():
+                shutil.rmtree(batch.temporary, ignore_errors=True)
+            else:
+                batch.temporary.unlink(missing_ok=True)
+        console.show_cursor()
 
     run_stoppable(
-        work, on_stop=lambda: console.LOG.warning("stopping after this step; again to stop at once"), at_once=at_once
+        work, on_stop=lambda: console.LOG.warning("stopping after this step; once more stops at once"), at_once=at_once
     )
 
 

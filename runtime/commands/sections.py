@@ -24,8 +24,8 @@ class Command(click.Command):
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None and isinstance(parameter, click.Option):
-                named = isinstance(parameter, Option)
-                (sections.setdefault(parameter.section, []) if named else general).append(record)
+                found = sections.setdefault(parameter.section, []) if isinstance(parameter, Option) else general
+                found.append(record)
         for title, records in (*sections.items(), ("General", general)):
             with formatter.section(title):
                 formatter.write_dl(records)

@@ -23,6 +23,7 @@ LATENT_CHANNELS = 16
 FIRST_LATENTS = 6  # latent frames of step 0
 STEP_LATENTS = 2  # latent frames of every other step, and of one slab
 STEP_FRAMES = 8  # frames that one slab stands for: of one lq_proj call and of one decoder call
+LATENT_FRAMES = STEP_FRAMES // STEP_LATENTS  # frames that one latent frame stands for
 FIRST_SLABS = FIRST_LATENTS // STEP_LATENTS
 LQ_KERNEL_CONTEXT = 2  # frames of temporal context in front of each lq_proj convolution
 
@@ -179,6 +180,28 @@ def tc_decoder(sizes: Sizes) -> Graph:
     )
 
 
+def vae_decoder(sizes: Sizes, *, first: bool) -> Graph:
+    """One latent to 4 frames; the first of a stream, which has no past, to 1 frame.
+
+    The caches that `vae_decoder_first` gives are the ones that `vae_decoder` reads next, those of the
+    convolutions that the first latent passes by are zeros.
+    """
+    before, after = (
+        tuple(
+            Tensor(name=f"{name}.{i}", dtype="f", shape=(frames, channels, *_cells(per_cell)))
+            for i, (channels, frames, per_cell) in enumerate(sizes.vae_caches)
+        )
+        for name in ("cache", "cache_new")
+    )
+    frames = Tensor(name="frames", dtype="f", shape=(1 if first else LATENT_FRAMES, 3, "H", "W"))
+    return Graph(
+        name="vae_decoder_first" if first else "vae_decoder",
+        inputs=(Tensor(name="latents", dtype="f", shape=_latents(1)), *(() if first else before)),
+        outputs=(frames, *after),
+        state=() if first else tuple((new.name, old.name) for new, old in zip(after, before, strict=True)),
+    )
+
+
 def post(fix: str, bits: int) -> Graph:
     """Colour fix against the LQ frames, then the cut to `size` = (height, width), then unsigned integers.
 
@@ -201,7 +224,7 @@ BITS = (8, 16)
 
 
 def graphs(sizes: Sizes, *, causal: bool) -> dict[str, Graph]:
-    """All step graphs of a `tiny`/`long` bundle, by name."""
+    """All step graphs of a bundle, by name; those of the Wan VAE where the sizes tell of one."""
     chosen = [lq_proj_first(sizes)] if causal else []
     chosen += [
         lq_proj(sizes, causal=causal),
@@ -209,5 +232,7 @@ def graphs(sizes: Sizes, *, causal: bool) -> dict[str, Graph]:
         dit(sizes, first=False),
         tc_decoder(sizes),
     ]
+    if sizes.vae_caches:
+        chosen += [vae_decoder(sizes, first=True), vae_decoder(sizes, first=False)]
     chosen += [post(fix, bits) for fix in COLOUR_FIXES for bits in BITS]
     return {graph.name: graph for graph in chosen}

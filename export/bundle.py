@@ -24,6 +24,7 @@ from flashvsr_trt.export.external import INLINE_BYTES, WeightFiles
 from flashvsr_trt.export.lq_proj import LqProj
 from flashvsr_trt.export.tc_decoder import TcDecoder
 from flashvsr_trt.export.to_onnx import Step, to_model
+from flashvsr_trt.export.vae_decoder import VaeDecoder
 from flashvsr_trt.export.validate import validate
 from flashvsr_trt.export.weights import Weights
 from flashvsr_trt.plugins_trt.spec import ABI
@@ -39,9 +40,7 @@ class Options:
     precision: str = "fp16"  # type of graphs, state and latents
     local_range: int = 11  # baked into the attention nodes
     fold: bool = True  # modulation, gates and norm affines into the neighbouring Linear layers
-    storage: str | None = (
-        None  # "fp16": an fp32 bundle's weights rounded to and stored as fp16, half the size
-    )
+    storage: str | None = None  # "fp16": an fp32 bundle's weights rounded to and stored as fp16, half the size
     check: bool = True  # compare every written graph with its torch module
     model: str = "flashvsr"
     about: str = ""
@@ -118,12 +117,14 @@ def _networks(weights: Weights, options: Options, contract: dict[str, Graph]) ->
     lq_proj = LqProj.of(weights.lq_proj, causal=weights.causal, dtype=options.dtype)
     yield steps(lq_proj, "lq_proj.bin", "lq_proj_first", "lq_proj")
     del lq_proj
-    dit = Dit.of(
-        weights.dit, weights.prompt, folded=options.fold, local_range=options.local_range, dtype=options.dtype
-    )
+    dit = Dit.of(weights.dit, weights.prompt, folded=options.fold, local_range=options.local_range, dtype=options.dtype)
     yield steps(dit, "dit.bin", "dit_first", "dit")
     del dit
     yield steps(TcDecoder.of(weights.tc_decoder, dtype=options.dtype), "tc_decoder.bin", "tc_decoder")
+    if weights.vae:
+        vae = VaeDecoder.of(weights.vae, dtype=options.dtype)
+        yield steps(vae, "vae_decoder.bin", "vae_decoder_first", "vae_decoder")
+        del vae
     variants = [(fix, bits) for fix in COLOUR_FIXES for bits in BITS]
     yield [step for fix, bits in variants for step in steps(Post(fix, bits), "post.bin", f"post_{fix}{bits}")]
 
@@ -198,9 +199,7 @@ def _folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
         todo = "wait for it, or name another folder"
         raise BundleError(f"{out} is being written by another export", todo=todo) from None
     except OSError as error:
-        raise WriteError(
-            f"{out} cannot be written: {error}", todo="free disk space or name another folder"
-        ) from error
+        raise WriteError(f"{out} cannot be written: {error}", todo="free disk space or name another folder") from error
 
 
 def _clear(part: Path) -> None:
@@ -213,9 +212,7 @@ def _refuse_existing(out: Path, *, overwrite: bool) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / manifests.FILE_NAME).is_file():
-        raise BundleError(
-            f"{out} exists and is not a bundle", expected="a new folder, or a bundle to replace"
-        )
+        raise BundleError(f"{out} exists and is not a bundle", expected="a new folder, or a bundle to replace")
     if not overwrite:
         raise OutputExists(f"{out} exists", todo="give --overwrite to replace it, or name another folder")
 

@@ -108,7 +108,7 @@ class FrameAttention(nn.Module):
 
     def forward(self, x: Tensor, caches: Caches) -> Tensor:
         """x [1, C, h, w]: a latent has not yet become several frames here."""
-        _, channels, height, width = x.shape
+        channels = x.shape[1]
         q, k, v = self.to_qkv(self.norm(x).to(x.dtype)).squeeze(0).split(channels)
         q = (q * channels**-0.5).permute(1, 2, 0)  # [h, w, C]
         k, v = k.reshape(channels, -1), v.reshape(channels, -1).transpose(0, 1)  # [C, h w], [h w, C]
@@ -128,6 +128,7 @@ def rowwise_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
     if not torch.compiler.is_exporting():  # scan compiles what it runs
         return torch.stack([one(row) for row in q])
+    k, v = k.clone(), v.clone()  # parts of one tensor, and scan refuses inputs that share memory
     nothing = torch.zeros(1, dtype=q.dtype, device=q.device)  # scan wants a carried value
     return scan(lambda carry, row: (carry.clone(), one(row)), nothing, q)[1]
 
@@ -148,7 +149,7 @@ class Upsample(nn.Module):
         elif self.in_time:
             frames, channels, height, width = x.shape
             x = self.time_conv(x, caches).reshape(2 * frames, channels, height, width)  # (2 c) to frames
-        return self.resample["1"](F.interpolate(x, scale_factor=2, mode="nearest-exact"))
+        return self.resample["1"](F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
 def prepare(official: State, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from flashvsr_trt.plugins_trt.kernels.driver import Kernel
 
 _ALIGN = 256
 _MEANS_BLOCK = 128  # channels of one program of window_means, see kernels.build
+_SCORES_GROUP = 8  # query windows of one block of group_scores, see csrc/kernels/selection.cu
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,7 @@ def workspace(problem: Problem) -> dict[str, int]:
         "counts": 4 * problem.items,
         "order": 4 * problem.items,
         "ticket": 4,
+        "finished": 4,
     }
     offsets, end = {}, 0
     for name, size in sizes.items():
@@ -100,9 +102,10 @@ def enqueue(
     grids = {  # in launch order
         "window_means": (problem.q_windows + problem.k_windows, problem.dim // _MEANS_BLOCK, 1),
         "window_scores": (problem.q_windows, problem.heads, 1),
+        "group_scores": (-(-problem.q_windows // _SCORES_GROUP), problem.heads, 1),
         "select_threshold": (problem.heads * problem.slabs, 1, 1),
         "list_kept": (problem.q_windows, problem.heads, 1),
-        "order_windows": (1, 1, 1),
+        "select_windows": (problem.heads * problem.slabs, 1, 1),
         "block_sparse_attention": (problem.heads, problem.q_windows, 1),
     }
     for name, grid in grids.items():

@@ -107,39 +107,56 @@ class CudaKernel:
 
     Argument kind "tile": a tensor map of [tokens, dim], box [128 tokens, 64 channels], 128-byte swizzle, passed by
     value. persistent: the product of the grid is its number of items, and it is launched on that many blocks or as
-    many as the device has multiprocessors, whichever is fewer.
+    many as the device has multiprocessors, whichever is fewer. replaces: kernels that it makes superfluous.
     """
 
     source: str
     name: str
-    architecture: int
     arguments: tuple[tuple[str, str], ...]
     threads: int
+    architectures: tuple[int, ...] = ARCHITECTURES
     shared_bytes: int = 0  # dynamic; the source checks that it suffices
     persistent: bool = False
+    replaces: tuple[str, ...] = ()
 
     @property
     def typed(self) -> bool:
         return any(kind in ("*T", "tile") for _, kind in self.arguments)
 
-    @property
-    def target(self) -> str:
-        """Features of exactly this architecture for the kernels that are written for it alone."""
-        return f"{self.architecture}a"
-
 
 CUDA_KERNELS = (
     CudaKernel(
-        source="order.cu",
-        name="order_windows",
-        architecture=90,
-        arguments=_arguments("counts:*i32 order:*i32 ticket:*i32 items:i32 k_windows:i32"),
+        source="selection.cu",
+        name="window_means",
+        arguments=_arguments(
+            "q:*T k:*T k_cache:*T slabs:*i64 q_means:*fp32 k_means:*fp32 ticket:*i32 finished:*i32"
+            " q_windows:i32 cached:i32 win:i32 dim:i32"
+        ),
+        threads=128,
+    ),
+    CudaKernel(
+        source="selection.cu",
+        name="group_scores",
+        arguments=_arguments(
+            "q_means:*fp32 k_means:*fp32 scores:*fp32 q_windows:i32 k_windows:i32 rows:i32 columns:i32 dim:i32"
+            " local_range:i32"
+        ),
+        threads=512,
+        replaces=("window_scores",),
+    ),
+    CudaKernel(
+        source="selection.cu",
+        name="select_windows",
+        arguments=_arguments(
+            "scores:*fp32 topk:*i64 lists:*i32 counts:*i32 order:*i32 finished:*i32 items:i32 k_windows:i32 win:i32"
+        ),
         threads=1024,
+        replaces=("select_threshold", "list_kept"),
     ),
     CudaKernel(
         source="attention_sm90.cu",
         name="block_sparse_attention",
-        architecture=90,
+        architectures=(90,),
         arguments=_arguments(
             "q:tile k:tile v:tile k_cache:tile v_cache:tile slabs:*i64 lists:*i32 counts:*i32 order:*i32 ticket:*i32"
             " out:*T items:i32 q_windows:i32 k_windows:i32 cached:i32 win:i32 dim:i32"
@@ -157,19 +174,20 @@ def find_nvcc() -> str | None:
     return shutil.which("nvcc", path=f"{home}/bin") if home else shutil.which("nvcc")
 
 
-def compile_cuda(kernel: CudaKernel, nvcc: str, defines: Sequence[str] = ()) -> bytes:
-    """The cubin of one CUDA kernel, for all its types.
+def compile_cuda(kernel: CudaKernel, architecture: int, nvcc: str, defines: Sequence[str] = ()) -> bytes:
+    """The cubin of one CUDA source, for all its kernels and types.
 
     Raises:
         subprocess.CalledProcessError: nvcc's own message is on stderr.
     """
+    # "a": the instructions of exactly this architecture, for kernels written for it alone
+    target = f"{architecture}a" if len(kernel.architectures) == 1 else str(architecture)
+    options = ["-std=c++17", "-O3", "-Xptxas", "-warn-spills", f"-gencode=arch=compute_{target},code=sm_{target}"]
+    sizes = [f"-DFLASHVSR_SHARED_BYTES={kernel.shared_bytes}", *(f"-D{define}" for define in defines)]
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
-        target = f"-gencode=arch=compute_{kernel.target},code=sm_{kernel.target}"
-        sizes = [f"-DFLASHVSR_SHARED_BYTES={kernel.shared_bytes}", *(f"-D{define}" for define in defines)]
-        source = str(SOURCES / kernel.source)
-        command = [nvcc, "-std=c++17", "-O3", "-Xptxas", "-warn-spills", target, *sizes, "-cubin", "-o", str(cubin)]
-        subprocess.run([*command, source], check=True)
+        command = [nvcc, *options, *sizes, "-cubin", "-o", str(cubin), str(SOURCES / kernel.source)]
+        subprocess.run(command, check=True)
         return cubin.read_bytes()
 
 
@@ -221,6 +239,7 @@ def _triton_kernels(out: Path, architectures: tuple[int, ...]) -> list[dict[str,
                     "threads": 32 * compiled.metadata.num_warps,
                     "shared_bytes": compiled.metadata.shared,
                     "persistent": False,
+                    "replaces": [],
                     # triton appends two pointers for scratch memory, which these kernels do not use
                     "scratch_pointers": 2,
                 }
@@ -232,21 +251,24 @@ def _cuda_kernels(
     out: Path, architectures: tuple[int, ...], nvcc: str, defines: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
     entries = []
+    cubins: dict[tuple[str, int], bytes] = {}
     for kernel in CUDA_KERNELS:
-        if kernel.architecture not in architectures:
-            continue
-        cubin = compile_cuda(kernel, nvcc, defines)
-        for element in ELEMENTS if kernel.typed else ("float32",):
-            entry = _entry(kernel, element, kernel.architecture, cubin)
-            (out / entry["file"]).write_bytes(cubin)
-            launch = {
-                "symbol": f"{kernel.name}_{element}" if kernel.typed else kernel.name,
-                "threads": kernel.threads,
-                "shared_bytes": kernel.shared_bytes,
-                "persistent": kernel.persistent,
-                "scratch_pointers": 0,
-            }
-            entries.append(entry | launch)
+        for architecture in sorted({*architectures} & {*kernel.architectures}):
+            source = (kernel.source, architecture)
+            if source not in cubins:
+                cubins[source] = compile_cuda(kernel, architecture, nvcc, defines)
+            for element in ELEMENTS if kernel.typed else ("float32",):
+                entry = _entry(kernel, element, architecture, cubins[source])
+                (out / entry["file"]).write_bytes(cubins[source])
+                launch = {
+                    "symbol": f"{kernel.name}_{element}" if kernel.typed else kernel.name,
+                    "threads": kernel.threads,
+                    "shared_bytes": kernel.shared_bytes,
+                    "persistent": kernel.persistent,
+                    "replaces": list(kernel.replaces),
+                    "scratch_pointers": 0,
+                }
+                entries.append(entry | launch)
     return entries
 
 
@@ -261,8 +283,8 @@ def build(out: Path, architectures: tuple[int, ...] = ARCHITECTURES, defines: Se
     if nvcc is not None:
         entries += _cuda_kernels(out, architectures, nvcc, defines)
     else:
-        names = ", ".join(sorted({f"{k.name} (sm_{k.architecture})" for k in CUDA_KERNELS}))
-        print(f"nvcc not found, so left out: {names}; slower Triton kernels stand in for them.", file=sys.stderr)
+        names = ", ".join(kernel.name for kernel in CUDA_KERNELS)
+        print(f"nvcc not found, so left out: CUDA {names}; slower Triton kernels stand in for them.", file=sys.stderr)
     temporary = out / f".{INDEX}.part"
     temporary.write_text(json.dumps({"schema": SCHEMA, "kernels": entries}, indent=1) + "\n")
     os.replace(temporary, out / INDEX)

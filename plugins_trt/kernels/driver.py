@@ -169,6 +169,8 @@ def load_kernels(
     chosen = {
         e["kernel"]: e for implementation in implementations for e in fitting if e["implementation"] == implementation
     }
+    replaced = {name for entry in chosen.values() for name in entry["replaces"]}
+    chosen = {name: entry for name, entry in chosen.items() if name not in replaced}
     return {name: _load(folder, entry, driver) for name, entry in chosen.items()}
 
 

@@ -20,7 +20,8 @@ def say_bundle(bundle: Bundle, backend: Backend, *, packaged: bool) -> None:
     if not manifest.meaningful:
         LOG.warning("the weights of this bundle are random: its picture content means nothing")
     if packaged:
-        say("", "for the real model: `flashvsr-trt weights --help`, `flashvsr-trt export --help`, then --bundle")
+        say("", "for the real model: `flashvsr-trt weights download`, `flashvsr-trt export --weights FlashVSR-v1.1")
+        say("", "-o real`, then `flashvsr-trt run --bundle real` (or FLASHVSR_TRT_BUNDLE=real)")
 
 
 def describe_source(info: SourceInfo) -> str:
@@ -31,7 +32,8 @@ def describe_source(info: SourceInfo) -> str:
     if info.kind != "image":
         parts.append(f"{float(info.rate):.6g} frames/s")
         known = info.frames is not None and info.path != "-"
-        parts.append(f"{info.frames} frames" if known else "length not known")
+        about = "" if info.frames_exact else "about "
+        parts.append(f"{about}{info.frames} frames" if known else "length not known")
     for kind in ("audio", "subtitle"):
         count = sum(stream.kind == kind for stream in info.streams)
         if count:
@@ -50,7 +52,7 @@ def say_plan(planned: Planned) -> None:
     for text in planned.output.lines:
         say("", text)
     parameters = options.parameters
-    steps = "" if planned.steps is None else f"{planned.steps} steps on "
+    steps = "" if planned.steps is None else f"{planned.steps} step{'s' * (planned.steps > 1)} on "
     say(
         "upscale",
         f"{options.variant}, {steps}a canvas of {canvas.width}x{canvas.height}, colour fix {options.colour_fix}, "

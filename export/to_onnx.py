@@ -108,8 +108,9 @@ def _store_rearranged(model: ir.Model) -> None:
         value = _rearranged(model, weight, rearrange, f"{weight.name}.{node.op_type.lower()}")
         ir.convenience.replace_all_uses_with(node.outputs[0], value)
         model.graph.remove(node, safe=True)
-        if not weight.uses():
-            del model.graph.initializers[str(weight.name)]
+    for value in list(model.graph.initializers.values()):
+        if not value.uses():
+            del model.graph.initializers[str(value.name)]
 
 
 def _rearranged(

@@ -20,6 +20,7 @@ from flashvsr_trt.export.dit import Dit
 from flashvsr_trt.export.external import WeightFiles
 from flashvsr_trt.export.lq_proj import LqProj
 from flashvsr_trt.export.to_onnx import Step, to_model
+from flashvsr_trt.export.validate import random_inputs
 from flashvsr_trt.export.weights import DIT_FILE, LQ_FILE, PROMPT_FILE, TC_FILE, Weights
 from flashvsr_trt.plugins_trt.spec import DOMAIN
 
@@ -52,12 +53,17 @@ def lq_proj_v1(tmp_path_factory) -> Path:
     """The v1 projector alone: it is all that sets a v1 bundle apart."""
     weights, folder = golden_weights("v1"), tmp_path_factory.mktemp("v1")
     graph = graphs(weights.sizes, causal=False)["lq_proj"]
-    model = to_model(Step(graph=graph, module=LqProj.of(weights.lq_proj, causal=False), file="w.bin"), "fp32")
-    files = WeightFiles(folder)
-    files.externalize(model, "w.bin")
+    return exported(Step(graph=graph, module=LqProj.of(weights.lq_proj, causal=False), file="w.bin"), folder)
+
+
+def exported(step: Step, folder: Path) -> Path:
+    """One graph in fp32."""
+    model, files = to_model(step, "fp32"), WeightFiles(folder)
+    files.externalize(model, step.file)
     files.close()
-    (folder / "lq_proj.onnx").write_bytes(ir.serde.serialize_model(model).SerializeToString())
-    return folder / "lq_proj.onnx"
+    path = folder / f"{step.graph.name}.onnx"
+    path.write_bytes(ir.serde.serialize_model(model).SerializeToString())
+    return path
 
 
 def session(path: Path) -> ort.InferenceSession:
@@ -232,17 +238,12 @@ def eval_dim(dim: int | str, size: dict[str, int]) -> int:
 
 def test_folded_equals_unfolded(bundle, tmp_path):
     """Modulation, gates and norm affines inside the Linear layers: the same latents and slabs."""
-    golden, weights, stream = Golden(CASES[1]), golden_weights(), Stream()
-    module = Dit.of(weights.dit, weights.prompt, folded=True, local_range=golden.info["local_range"])
-    files, contract = WeightFiles(tmp_path), graphs(weights.sizes, causal=True)
-    for name in ("dit_first", "dit"):
-        model = to_model(Step(graph=contract[name], module=module, file="w.bin"), "fp32")
-        files.externalize(model, "w.bin")
-        (tmp_path / f"{name}.onnx").write_bytes(ir.serde.serialize_model(model).SerializeToString())
-    files.close()
-    project(golden, bundle, bundle, stream)
-    plain = Stream(tokens=stream.tokens)
-    denoise(golden, tmp_path / "dit_first.onnx", tmp_path / "dit.onnx", stream)
-    denoise(golden, bundle / "dit_first.onnx", bundle / "dit.onnx", plain)
-    for got, expected in zip(stream.latents, plain.latents, strict=True):
-        np.testing.assert_allclose(got, expected, atol=FOLDED, rtol=0)
+    weights, reach = golden_weights(), Golden(CASES[1]).info["local_range"]
+    graph = graphs(weights.sizes, causal=True)["dit"]
+    module = Dit.of(weights.dit, weights.prompt, folded=True, local_range=reach)
+    folded = exported(Step(graph=graph, module=module, file="w.bin"), tmp_path)
+    inputs = random_inputs(graph, "fp32", {"H": 256, "W": 384, "ring": 4, "slabs": 3}, seed=3)
+    feed = {tensor.name: value.numpy() for tensor, value in zip(graph.inputs, inputs, strict=True)}
+    plain = run(session(bundle / "dit.onnx"), feed)
+    for name, got in run(session(folded), feed).items():
+        np.testing.assert_allclose(got, plain[name], atol=FOLDED, rtol=FOLDED)

@@ -1,0 +1,205 @@
+"""A step graph to a TensorRT plan: parse, profile, build. One graph at a time, through the API."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flashvsr_trt.configs.contract import Graph
+from flashvsr_trt.configs.errors import BundleError, FlashVSRError
+from flashvsr_trt.configs.tiers import MIB, Tier
+from flashvsr_trt.engines.prepare import prepare
+from flashvsr_trt.engines.profiles import Range, profile
+from flashvsr_trt.engines.targets import THIS_GPU
+from flashvsr_trt.engines.trt import Flavour
+from flashvsr_trt.plugins_trt import python_plugin
+from flashvsr_trt.plugins_trt.spec import DOMAIN, OPS
+
+Report = Callable[[str], None]
+TOLD_S = 10.0  # phases shorter than this are not reported
+_SIZES = re.compile(r"Total (Activation|Weights) Memory: (\d+) bytes")
+_PLUGIN = re.compile(r"Successfully created plugin: (\w+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How the graphs of a set are built; all of it is part of the set's key."""
+
+    tier: Tier
+    targets: tuple[str, ...]
+
+    def flags(self) -> dict[str, Any]:
+        return {
+            "weight_streaming": self.tier.weight_streaming_mib > 0,
+            "workspace_mib": self.tier.workspace_mib,
+            "profiling": "detailed",
+        }
+
+
+@dataclass(frozen=True)
+class StepModel:
+    """One step graph of a bundle."""
+
+    path: Path
+    graph: Graph
+    precision: str
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """A built graph and its numbers. Bytes of memory are those that TensorRT told, at the largest shapes."""
+
+    graph: str
+    data: Any = field(repr=False)  # TensorRT's own memory, readable as bytes
+    seconds: float
+    weights: int
+    activations: int
+    layers: int
+    plugins: int
+
+    @property
+    def bytes(self) -> int:
+        return int(self.data.nbytes)
+
+
+class _Watch:
+    """Picks the numbers out of what TensorRT logs."""
+
+    def __init__(self) -> None:
+        self.numbers = {"Activation": 0, "Weights": 0}
+        self.plugins = 0
+
+    def __call__(self, severity: str, message: str) -> None:
+        for kind, count in _SIZES.findall(message):
+            self.numbers[kind] = max(self.numbers[kind], int(count))
+        self.plugins += len(_PLUGIN.findall(message))
+
+
+def build_graph(flavour: Flavour, model: StepModel, settings: Settings, report: Report) -> Plan:
+    """Builds one graph.
+
+    Args:
+        flavour: which TensorRT.
+        model: what.
+        settings: how, and for which GPUs.
+        report: gets a line as work goes on.
+
+    Raises:
+        BundleError: TensorRT cannot parse it.
+        OutOfMemory, FlashVSRError: it cannot be built; with TensorRT's last error.
+    """
+    python_plugin.register(flavour.module)
+    graph = model.graph
+    started = time.monotonic()
+    watch = _Watch()
+    with flavour.log.listening(watch):
+        builder = flavour.module.Builder(flavour.log.logger)
+        onnx = prepare(model.path, model.precision)
+        network = _parse(flavour, builder, onnx, model.path)
+        _check_plugins(model.path, _plugin_nodes(onnx), watch.plugins)
+        report(f"{graph.name}: {network.num_layers} layers parsed in {time.monotonic() - started:.1f} s, building")
+        config = _config(flavour, builder, settings)
+        monitor = _monitor(flavour.module, graph.name, report)
+        config.progress_monitor = monitor
+        config.add_optimization_profile(_profile(flavour, builder, network, profile(graph, settings.tier)))
+        data = builder.build_serialized_network(network, config)
+        if data is None:
+            raise flavour.failure(
+                f"{graph.name} cannot be built for {', '.join(settings.targets)}", todo=_advice(settings)
+            )
+    seconds = time.monotonic() - started
+    report(f"{graph.name}: plan of {data.nbytes / MIB:.1f} MiB in {seconds:.1f} s, {watch.plugins} plug-in layers")
+    return Plan(
+        graph=graph.name,
+        data=data,
+        seconds=seconds,
+        weights=watch.numbers["Weights"],
+        activations=watch.numbers["Activation"],
+        layers=network.num_layers,
+        plugins=watch.plugins,
+    )
+
+
+def _advice(settings: Settings) -> str:
+    return "take a smaller tier" if settings.targets == (THIS_GPU,) else "build for fewer targets, or a smaller tier"
+
+
+def _parse(flavour: Flavour, builder: Any, onnx: Any, path: Path) -> Any:
+    trt = flavour.module
+    strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # the only kind where not named
+    network = builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
+    parser = trt.OnnxParser(network, flavour.log.logger)
+    # With the path, the parser finds the weight files beside it.
+    if not parser.parse(onnx.SerializeToString(), str(path)):
+        said = [parser.get_error(i) for i in range(parser.num_errors)]
+        where = f"node {said[0].node_name() or said[0].node()}: {said[0].desc()}" if said else flavour.log.last()
+        raise BundleError(
+            f"{flavour.name} {flavour.version} cannot take {path}: {' '.join(where.split())}",
+            todo="export the bundle again with this version of the program",
+        )
+    return network
+
+
+def _plugin_nodes(onnx: Any) -> int:
+    names = {op.name for op in OPS}
+    return sum(node.domain == DOMAIN and node.op_type in names for node in onnx.graph.node)
+
+
+def _check_plugins(path: Path, wanted: int, found: int) -> None:
+    """Without the plug-in the parser takes the function body without a word, and that is slow and large."""
+    if found != wanted:
+        raise FlashVSRError(
+            f"{path}: TensorRT took {found} of {wanted} nodes of the domain {DOMAIN} as plug-ins",
+            expected="all of them",
+            todo="export the bundle again: a node must carry plugin_namespace and plugin_version",
+        )
+
+
+def _config(flavour: Flavour, builder: Any, settings: Settings) -> Any:
+    trt = flavour.module
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.tier.workspace_mib * MIB)
+    if settings.tier.weight_streaming_mib:
+        config.set_flag(trt.BuilderFlag.WEIGHT_STREAMING)
+    if settings.targets != (THIS_GPU,):
+        config.num_compute_capabilities = len(settings.targets)
+        for index, target in enumerate(settings.targets):
+            config.set_compute_capability(flavour.architectures[target], index)
+    return config
+
+
+def _profile(flavour: Flavour, builder: Any, network: Any, ranges: dict[str, Range]) -> Any:
+    chosen = builder.create_optimization_profile()
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        r = ranges[tensor.name]
+        place = chosen.set_shape_input if tensor.is_shape_tensor else chosen.set_shape
+        place(tensor.name, r.min, r.opt, r.max)
+    return chosen
+
+
+def _monitor(trt: Any, name: str, report: Report) -> Any:
+    class Monitor(trt.IProgressMonitor):
+        """A line for each phase that took a while: a large graph takes minutes. TensorRT calls it from any thread."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.began: dict[str, float] = {}
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            self.began[phase] = time.monotonic()
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            return True  # go on
+
+        def phase_finish(self, phase: str) -> None:
+            seconds = time.monotonic() - self.began.get(phase, time.monotonic())
+            if seconds >= TOLD_S:
+                report(f"{name}: {phase[:1].lower()}{phase[1:]} took {seconds:.0f} s")
+
+    return Monitor()

@@ -1,0 +1,265 @@
+"""Engine sets on disk: a folder per bundle, tier, decoder, TensorRT and target, whole or not there at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from flashvsr_trt.configs.cache import cache_root
+from flashvsr_trt.configs.errors import BundleError, WriteError
+from flashvsr_trt.configs.manifest import sha256_of
+from flashvsr_trt.engines.build import Plan
+from flashvsr_trt.engines.key import EngineKey
+
+SCHEMA = 1
+FILE_NAME = "engines.json"
+PART = ".part"  # end of the name of a set that is being built
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """One plan of a set. `weights` and `activations` are device memory in bytes, as TensorRT told at the build."""
+
+    file: str
+    sha256: str
+    bytes: int
+    weights: int
+    activations: int
+    layers: int
+    plugins: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSet:
+    """A set that is on disk."""
+
+    folder: Path
+    key: EngineKey
+    engines: dict[str, Engine]
+    bundle: str  # what the bundle says of itself, for people
+
+    def path(self, graph: str) -> Path:
+        return self.folder / self.engines[graph].file
+
+    @property
+    def bytes(self) -> int:
+        return sum(engine.bytes for engine in self.engines.values())
+
+
+@dataclass(frozen=True)
+class Stale:
+    """Sets that would have served, had nothing changed: the folder and each reason."""
+
+    sets: tuple[tuple[Path, tuple[str, ...]], ...]
+
+    def lines(self) -> list[str]:
+        return [f"{folder.name}: {'; '.join(reasons)}" for folder, reasons in self.sets]
+
+
+def root() -> Path:
+    return cache_root() / "engines"
+
+
+def folder_of(key: EngineKey) -> Path:
+    """Where the set of this key goes."""
+    target = "+".join(key.targets)
+    short = {"tensorrt_rtx": "rtx", "tensorrt": "trt"}[key.flavour]
+    return root() / f"{key.bundle[:12]}-{key.tier}-{key.decoder}-{short}{key.version}-{target}"
+
+
+def find(key: EngineKey) -> EngineSet | Stale:
+    """The set of that key; or what stands in its place for the same bundle or the same tier and target."""
+    stale = []
+    for found in all_sets():
+        reasons = found.key.diff(key)
+        if not reasons:
+            return found
+        if found.folder == folder_of(key) or (found.key.tier, found.key.decoder, found.key.targets) == (
+            key.tier,
+            key.decoder,
+            key.targets,
+        ):
+            stale.append((found.folder, tuple(reasons)))
+    return Stale(tuple(stale))
+
+
+def all_sets() -> list[EngineSet]:
+    """Every finished set. What cannot be read is not one: it is rebuilt or cleaned."""
+    if not root().is_dir():
+        return []
+    found = []
+    for folder in sorted(root().iterdir()):
+        if folder.name.startswith(".") or not (folder / FILE_NAME).is_file():
+            continue
+        try:
+            found.append(open_set(folder))
+        except BundleError:
+            continue
+    return found
+
+
+def open_set(folder: Path, *, hashed: bool = False) -> EngineSet:
+    """The set in a folder.
+
+    Raises:
+        BundleError: none, unreadable, or a plan is missing or changed (`hashed` reads every byte).
+    """
+    redo = "build the engines again, or remove the folder with `flashvsr-trt engines clean`"
+    path = folder / FILE_NAME
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["schema"] != SCHEMA:
+            raise BundleError(f"{path} has schema {data['schema']}", expected=str(SCHEMA), todo=redo)
+        engines = {name: Engine(**engine) for name, engine in data["engines"].items()}
+        found = EngineSet(folder=folder, key=EngineKey.parse(data["key"]), engines=engines, bundle=data["bundle"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{path} cannot be read: {error}", expected="an engine set", todo=redo) from error
+    for name, engine in engines.items():
+        plan = found.path(name)
+        size = plan.stat().st_size if plan.is_file() else None
+        if size != engine.bytes:
+            raise BundleError(f"{plan} has {size} bytes", expected=str(engine.bytes), todo=redo)
+        if hashed and (seen := sha256_of(plan)) != engine.sha256:
+            raise BundleError(f"{plan} has SHA-256 {seen}", expected=engine.sha256, todo=redo)
+    return found
+
+
+def create(
+    key: EngineKey,
+    plans: Iterable[Plan],
+    *,
+    bundle: str = "",
+    on_wait: Callable[[], None] = lambda: None,
+    rebuild: bool = False,
+) -> EngineSet:
+    """Writes a set, plan by plan as they are built; the folder appears when all are there.
+
+    Two processes with the same key: the second waits, then takes what the first has made.
+
+    Args:
+        key: what the plans are valid for.
+        plans: built when they are asked for.
+        bundle: a line for people.
+        on_wait: called when another process is building the same set.
+        rebuild: build even if the set is there; the old one stays until the new one is whole.
+
+    Raises:
+        WriteError: the disk is full or refuses.
+    """
+    target = folder_of(key)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(target, on_wait):
+            found = find(key)
+            if isinstance(found, EngineSet) and not rebuild:
+                return found
+            part = target.with_name(f".{target.name}{PART}")
+            shutil.rmtree(part, ignore_errors=True)  # of a build that was killed
+            part.mkdir()
+            try:
+                _write_set(part, key, plans, bundle)
+                _replace(part, target)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+    except OSError as error:
+        raise WriteError(
+            f"{target} cannot be written: {error}", todo="free disk space, or name another folder in FLASHVSR_TRT_CACHE"
+        ) from error
+    return open_set(target)
+
+
+@contextmanager
+def _locked(target: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    # The lock file stays: whoever removed it would lock others out of a lock that somebody waits for.
+    lock = FileLock(target.with_name(f".{target.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        on_wait()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _write_set(part: Path, key: EngineKey, plans: Iterable[Plan], bundle: str) -> None:
+    engines = {}
+    for plan in plans:
+        engines[plan.graph] = asdict(_write_plan(part, plan))
+    data = {"schema": SCHEMA, "bundle": bundle, "key": key.as_dict(), "engines": engines}
+    _write(part / FILE_NAME, (json.dumps(data, indent=1, sort_keys=True) + "\n").encode())
+
+
+def _write_plan(part: Path, plan: Plan) -> Engine:
+    data = memoryview(plan.data)
+    file = f"{plan.graph}.plan"
+    _write(part / file, data)
+    return Engine(
+        file=file,
+        sha256=hashlib.sha256(data).hexdigest(),
+        bytes=data.nbytes,
+        weights=plan.weights,
+        activations=plan.activations,
+        layers=plan.layers,
+        plugins=plan.plugins,
+        seconds=round(plan.seconds, 2),
+    )
+
+
+def _write(path: Path, data: Any) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _replace(part: Path, target: Path) -> None:
+    """Folders cannot be exchanged in one call everywhere: the old set goes aside first."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    part.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def clean(*, keep: Callable[[EngineSet], bool] = lambda found: False) -> list[Path]:
+    """Removes the sets that `keep` refuses, unreadable ones, and what killed builds left. Nothing else.
+
+    A set that another process is building is left alone. Gives what was removed.
+    """
+    if not root().is_dir():
+        return []
+    kept = {found.folder for found in all_sets() if keep(found)}
+    removed = []
+    for folder in sorted(path for path in root().iterdir() if path.is_dir() and path not in kept):
+        name = folder.name.removeprefix(".").removesuffix(PART).removesuffix(".old")
+        lock = FileLock(root() / f".{name}.lock", timeout=0)
+        if not _ours(folder):
+            continue
+        try:
+            with lock:
+                shutil.rmtree(folder)
+                removed.append(folder)
+        except Timeout:
+            continue
+        except OSError as error:
+            raise WriteError(f"{folder} cannot be removed: {error}") from error
+    return removed
+
+
+def _ours(folder: Path) -> bool:
+    """Nothing that a user put beside the sets is ever removed."""
+    names = {path.name for path in folder.iterdir()}
+    return names <= {FILE_NAME} | {name for name in names if name.endswith(".plan")}

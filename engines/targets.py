@@ -1,0 +1,70 @@
+"""Which GPUs an engine set is for, and what they cannot run."""
+
+from __future__ import annotations
+
+from flashvsr_trt.configs.errors import UsageError
+from flashvsr_trt.engines.trt import Flavour
+from flashvsr_trt.plugins_trt.kernels.build import ARCHITECTURES
+
+THIS_GPU = "here"
+GENERATIONS = {  # what a user calls them
+    "sm75": "RTX 20", "sm80": "A100", "sm86": "RTX 30", "sm89": "RTX 40", "sm90": "H100, H200", "sm100": "B200",
+    "sm120": "RTX 50", "sm121": "DGX Spark",
+}  # fmt: skip
+DEFAULT = ("sm86", "sm89", "sm120")
+FP8 = ("sm89", "sm90", "sm100", "sm120", "sm121")
+
+
+def parse_targets(text: str | None, flavour: Flavour) -> tuple[str, ...]:
+    """The targets of `--target sm86,sm89`; None gives all current RTX generations, or this GPU.
+
+    Raises:
+        UsageError: one that this flavour does not build for.
+    """
+    offered = flavour.architectures
+    if not offered:
+        if text not in (None, THIS_GPU):
+            raise UsageError(
+                f"{flavour.name} {flavour.version} was asked to build for {text}",
+                expected="the GPU of this machine: only tensorrt_rtx builds for others",
+                todo="leave --target out, or install the flavour tensorrt_rtx",
+            )
+        return (THIS_GPU,)
+    named = [part.strip().lower().replace("_", "") for part in (text or ",".join(DEFAULT)).split(",") if part.strip()]
+    unknown = [target for target in named if target not in offered]
+    if unknown or not named:
+        what = f" ({GENERATIONS[unknown[0]]})" if unknown and unknown[0] in GENERATIONS else ""
+        raise UsageError(
+            f"{flavour.name} {flavour.version} does not build for {unknown[0] if unknown else repr(text)}{what}",
+            expected="of " + ", ".join(f"{name} ({GENERATIONS.get(name, '?')})" for name in offered),
+            todo="data-centre GPUs run the flavour tensorrt, or ONNX Runtime with CUDA",
+        )
+    return tuple(sorted(set(named), key=lambda target: int(target[2:])))
+
+
+def check_targets(targets: tuple[str, ...], *, precision: str, weights: str) -> None:
+    """Refuses what a target cannot run.
+
+    Args:
+        targets: of parse_targets.
+        precision: the bundle's.
+        weights: the tier's, bundle or fp8.
+
+    Raises:
+        UsageError: with the reason.
+    """
+    for target in targets:
+        if target == THIS_GPU:
+            continue
+        number = int(target[2:])
+        name = f"{target} ({GENERATIONS.get(target, '?')})"
+        if precision == "bf16" and number < 80:
+            raise UsageError(f"{name} has no bfloat16", expected="sm80 or later", todo="use a bundle in fp16")
+        if weights == "fp8" and target not in FP8:
+            raise UsageError(
+                f"{name} has no FP8 (E4M3)", expected=" or ".join(FP8), todo='use a tier with weights = "bundle"'
+            )
+        if not any(built // 10 == number // 10 and built <= number for built in ARCHITECTURES):
+            raise UsageError(
+                f"there are no attention kernels for {name}", expected=", ".join(f"sm{a}" for a in ARCHITECTURES)
+            )

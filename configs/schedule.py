@@ -135,8 +135,20 @@ def topk(height: int, width: int, sparse_ratio: float) -> int:
     In double and in this order: at ratios 1.5 and 2 the exact value is an integer, and the order of the
     operations decides its rounding on one canvas in 17.
     """
-    windows = (height // GRID) * (width // GRID)
-    ratio = sparse_ratio * REFERENCE_PIXELS / (height * width)
+    return _share((height, width), (height, width), sparse_ratio)
+
+
+def tile_topk(canvas: tuple[int, int], tile: tuple[int, int], sparse_ratio: float) -> int:
+    """`topk` of a tile (height, width): the canvas's share of the blocks, and at least one block.
+
+    By itself a tile would keep more, for `topk` counts against a fixed number of pixels.
+    """
+    return topk(*canvas, sparse_ratio) if tile == canvas else max(1, _share(canvas, tile, sparse_ratio))
+
+
+def _share(canvas: tuple[int, int], tile: tuple[int, int], sparse_ratio: float) -> int:
+    windows = (tile[0] // GRID) * (tile[1] // GRID)
+    ratio = sparse_ratio * REFERENCE_PIXELS / (canvas[0] * canvas[1])
     return int(windows * windows * ratio) - 1
 
 

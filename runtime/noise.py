@@ -42,27 +42,30 @@ def _box_muller(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return radius * np.cos(angle), radius * np.sin(angle)
 
 
-def noise(seed: int, frames: range, height: int, width: int) -> np.ndarray:
-    """Noise of the given latent frames.
+def noise(seed: int, frames: range, height: int, width: int, origin: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """Noise of the given latent frames, or of a part of them: what two parts share has the same noise in both.
 
     Args:
         seed: 0 .. 2^64-1.
         frames: latent frame indices of the stream (schedule.step_latents).
         height, width: latent rows and columns, canvas / 8.
+        origin: the part's first row and column.
 
     Returns:
         float16 [len(frames), 16, height, width], computed in float64 and rounded once.
     """
     out = np.empty((len(frames), LATENT_CHANNELS, height, width), dtype=np.float16)
     key = (seed & 0xFFFFFFFF, seed >> 32)
-    groups = -(-width // _LANES)
-    columns = np.arange(groups, dtype=np.uint64)[None, None, :]
-    rows = np.arange(height, dtype=np.uint64)[None, :, None]
+    top, left = origin
+    first, groups = left // _LANES, -(-(left + width) // _LANES)
+    columns = np.arange(first, groups, dtype=np.uint64)[None, None, :]
+    rows = np.arange(top, top + height, dtype=np.uint64)[None, :, None]
     channels = np.arange(LATENT_CHANNELS, dtype=np.uint64)[:, None, None]
     for index, frame in enumerate(frames):
         low, high = np.uint64(frame & 0xFFFFFFFF), np.uint64(frame >> 32)
         bits = philox4x32((columns, rows, channels | (high << np.uint64(8)), low), key)
         normals = (*_box_muller(bits[0], bits[1]), *_box_muller(bits[2], bits[3]))
         lanes = np.stack(np.broadcast_arrays(*normals), axis=-1)  # [16, height, groups, 4]
-        out[index] = lanes.reshape(LATENT_CHANNELS, height, groups * _LANES)[:, :, :width]
+        inside = left - first * _LANES
+        out[index] = lanes.reshape(LATENT_CHANNELS, height, -1)[:, :, inside : inside + width]
     return out

@@ -29,5 +29,6 @@ class KvRing:
         self.valid += written
         del self.valid[: len(self.valid) - schedule.cached_slabs(len(self.valid), self._kv_ratio)]
 
-    def reset(self) -> None:
-        self.valid.clear()
+    def reset(self, slabs: int = 0) -> None:
+        """Forgets the stream, or takes up another one whose slabs lie in the first slots, oldest first."""
+        self.valid = list(range(slabs))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,16 +11,20 @@ import numpy as np
 
 from flashvsr_trt.configs import schedule
 from flashvsr_trt.configs.contract import BITS, COLOUR_FIXES
-from flashvsr_trt.configs.errors import UsageError
+from flashvsr_trt.configs.errors import BundleError, UsageError
 from flashvsr_trt.configs.manifest import Manifest
 from flashvsr_trt.configs.schedule import Parameters
 from flashvsr_trt.runtime.backends import open_backend
-from flashvsr_trt.runtime.backends.base import Backend, Buffer
+from flashvsr_trt.runtime.backends.base import Backend
 from flashvsr_trt.runtime.bundle import Bundle, open_bundle
 from flashvsr_trt.runtime.canvas import to_canvas
-from flashvsr_trt.runtime.networks import Networks, NoiseSource, Settings
+from flashvsr_trt.runtime.networks import Networks
+from flashvsr_trt.runtime.orders import Interleaved, Order, Phased, Tiled
+from flashvsr_trt.runtime.settings import NoiseSource, Settings
+from flashvsr_trt.runtime.tiled import TiledNetworks
+from flashvsr_trt.runtime.tiles import Tiling
 
-VARIANTS = ("tiny", "long")
+VARIANTS = {"tiny": "tc_decoder", "long": "tc_decoder", "full": "vae_decoder"}  # and the decoder that each needs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,9 @@ class Options:
         scale: output size is round(scale x input), both sides.
         output: (height, width) in pixels instead of `scale`.
         variant: "long" decodes each step at once; "tiny" runs `segment_steps` DiT steps, then decodes them, with
-            only one of the two networks loaded at a time. Same frames.
+            only one of the two networks loaded at a time. Same frames. "full" decodes with the Wan VAE.
+        phases: "full" in phases like "tiny".
+        tiling: cuts the canvas into tiles, which run in phases like "tiny", with a tile's state in memory at a time.
         colour_fix: adain, wavelet or none.
         bits: 8 gives uint8 frames, 16 gives uint16.
         fit: "pad" keeps every pixel; "crop" is the reference's centre crop to multiples of 128.
@@ -43,6 +49,8 @@ class Options:
     output: tuple[int, int] | None = None
     variant: str = "long"
     segment_steps: int = 8
+    phases: bool = False
+    tiling: Tiling | None = None
     colour_fix: str = "adain"
     bits: int = 8
     fit: str = "pad"
@@ -58,6 +66,24 @@ class Options:
                 )
         if self.segment_steps < 1:
             raise UsageError(f"segment_steps is {self.segment_steps}", expected="at least 1")
+
+    @property
+    def phased(self) -> bool:
+        """Whether DiT and decoder take turns in memory."""
+        return self.variant == "tiny" or self.phases or self.tiling is not None
+
+
+def check_options(manifest: Manifest, options: Options) -> None:
+    """Raises UsageError or BundleError where the bundle cannot do what `options` ask for."""
+    check_parameters(manifest, options.parameters)
+    decoder = VARIANTS[options.variant]
+    if decoder not in manifest.decoders:
+        able = [name for name, needed in VARIANTS.items() if needed in manifest.decoders]
+        raise BundleError(
+            f"variant {options.variant} was asked of a bundle without {decoder}",
+            expected=f"variant {' or '.join(able)}" if able else "a bundle with a decoder",
+            todo="export a bundle with the Wan VAE: --vae PATH" if decoder == "vae_decoder" else "export it again",
+        )
 
 
 def check_parameters(manifest: Manifest, parameters: Parameters) -> None:
@@ -86,23 +112,31 @@ class Upscaler:
     """
 
     def __init__(self, bundle: Bundle, backend: Backend, height: int, width: int, options: Options) -> None:
-        check_parameters(bundle.manifest, options.parameters)
+        check_options(bundle.manifest, options)
         self._source = (height, width)
         self._options = options
         output = options.output or schedule.scaled(height, width, options.scale)
         self.canvas = schedule.canvas(height, width, output=output, fit=options.fit)
-        self._networks = Networks(
-            bundle,
-            backend,
-            Settings(
-                canvas=self.canvas,
-                parameters=options.parameters,
-                colour_fix=options.colour_fix,
-                bits=options.bits,
-                noise=options.noise,
-            ),
-        )
+        self.on_work: Callable[[], None] = lambda: None
+        """Called before each piece of work of a long step (a tile); may raise to stop."""
+        self._order = self._ordered(bundle, backend)
         self._begin()
+
+    def _ordered(self, bundle: Bundle, backend: Backend) -> Order:
+        options = self._options
+        settings = Settings(
+            canvas=self.canvas,
+            parameters=options.parameters,
+            decoder=VARIANTS[options.variant],
+            colour_fix=options.colour_fix,
+            bits=options.bits,
+            noise=options.noise,
+        )
+        if options.tiling is not None:
+            tiled = TiledNetworks(bundle, backend, settings, options.tiling, lambda: self.on_work())
+            return Tiled(tiled, options.segment_steps)
+        networks = Networks(bundle, backend, settings)
+        return Phased(networks, options.segment_steps) if options.phased else Interleaved(networks)
 
     def prepare(self, rgb: np.ndarray) -> np.ndarray:
         """One source frame to its LQ frame.
@@ -148,7 +182,7 @@ class Upscaler:
     def _owed(self, missing: int) -> Iterator[np.ndarray]:
         for _ in range(missing):
             yield from self._advance(self._last)
-        yield from self._decode_segment()
+        yield from self._order.run(self._condition)
 
     def _totals(self) -> tuple[int, int]:
         """LQ frames after padding, and frames that leave, for what was pushed."""
@@ -158,11 +192,10 @@ class Upscaler:
         return schedule.padded_frames(self._pushed), self._pushed
 
     def _begin(self) -> None:
-        self._networks.reset()
+        self._order.reset()
         self._pushed = self._given = self._step = 0
         self._waiting: list[np.ndarray] = []  # LQ frames that the next step reads
         self._conditions: deque[np.ndarray] = deque()  # LQ frames whose output is still owed
-        self._segment: list[tuple[int, np.ndarray]] = []  # (step, latents) to be decoded, variant tiny
 
     def _advance(self, lq: np.ndarray) -> Iterator[np.ndarray]:
         self._waiting.append(lq)
@@ -170,29 +203,16 @@ class Upscaler:
         begin, end = schedule.step_input(self._step)
         if len(self._waiting) < end - begin:
             return
-        latents = self._networks.denoise(self._step, np.stack(self._waiting))
+        taken = np.stack(self._waiting)
         self._waiting.clear()
+        self._order.take(self._step, taken)
         self._step += 1
-        if self._options.variant == "long":
-            yield from self._decode(self._step - 1, latents)
-            return
-        self._segment.append((self._step - 1, self._networks.keep(latents)))
-        if len(self._segment) == self._options.segment_steps:
-            yield from self._decode_segment()
+        if self._order.full:
+            yield from self._order.run(self._condition)
 
-    def _decode_segment(self) -> Iterator[np.ndarray]:
-        if not self._segment:
-            return
-        self._networks.release_denoise()
-        for step, latents in self._segment:
-            yield from self._decode(step, self._networks.restore(latents))
-        self._segment.clear()
-        self._networks.release_decode()
-
-    def _decode(self, step: int, latents: Buffer) -> Iterator[np.ndarray]:
+    def _condition(self, step: int) -> np.ndarray:
         begin, end = schedule.step_output(step)
-        conditions = np.stack([self._conditions.popleft() for _ in range(end - begin)])
-        yield from self._networks.decode(step, latents, conditions)
+        return np.stack([self._conditions.popleft() for _ in range(end - begin)])
 
 
 def upscale(

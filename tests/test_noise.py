@@ -40,6 +40,14 @@ def test_noise_depends_on_its_own_coordinates_only(seed, frame, height, width):
     np.testing.assert_array_equal(alone[0], among[0, :, :height, :width])
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 20), st.integers(0, 20), st.integers(1, 9), st.integers(1, 9))
+def test_a_part_has_the_noise_of_the_whole(top, left, height, width):
+    whole = noise(3, range(7, 9), top + height, left + width)
+    part = noise(3, range(7, 9), height, width, (top, left))
+    np.testing.assert_array_equal(part, whole[:, :, top:, left:])
+
+
 def test_seeds_and_frames_differ():
     base = noise(1, range(4), 8, 8)
     assert not np.array_equal(base, noise(2, range(4), 8, 8))

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flashvsr_trt.configs import schedule
-from flashvsr_trt.configs.contract import Sizes
-from flashvsr_trt.configs.errors import UsageError
+from flashvsr_trt.configs.contract import Sizes, graphs
+from flashvsr_trt.configs.errors import BundleError, UsageError
 from flashvsr_trt.configs.manifest import Manifest
 from flashvsr_trt.configs.schedule import Parameters
 from flashvsr_trt.runtime import upscaler as module
@@ -59,6 +59,7 @@ def _stand_in(monkeypatch):
     monkeypatch.setattr(module, "Networks", StandIn)
 
 
+SIZES = Sizes(dim=128, layers=1, lq_hidden=(1, 1))
 BUNDLE = Bundle(
     folder=None,
     manifest=Manifest(
@@ -68,8 +69,8 @@ BUNDLE = Bundle(
         precision="fp32",
         local_range=11,
         op_abi=1,
-        sizes=Sizes(dim=128, layers=1, lq_hidden=(1, 1)),
-        graphs={},
+        sizes=SIZES,
+        graphs=graphs(SIZES, causal=True),
         files={},
     ),
 )
@@ -135,7 +136,7 @@ def test_reference_count(count, expected):
 def test_tiny_holds_one_network_at_a_time():
     upscaler = make(2, 2, variant="tiny", segment_steps=2)
     upscale_all(upscaler, numbered(50, 2, 2))
-    assert upscaler._networks.released == ["denoise", "decode"] * 3  # 6 steps in segments of 2
+    assert upscaler._order._networks.released == ["denoise", "decode"] * 3  # 6 steps in segments of 2
 
 
 def test_crop_is_the_references():
@@ -151,6 +152,11 @@ def test_crop_is_the_references():
 def test_senseless_options_are_refused(bad):
     with pytest.raises(UsageError):
         make(8, 8, **bad)
+
+
+def test_full_needs_a_bundle_with_the_vae():
+    with pytest.raises(BundleError, match="variant full was asked of a bundle without vae_decoder"):
+        make(8, 8, variant="full")
 
 
 def test_baked_parameters_are_refused():

@@ -73,8 +73,12 @@ class Backend(ABC):
         """Copies a host array of the same shape and item size into the buffer."""
 
     @abstractmethod
-    def download(self, buffer: Buffer) -> np.ndarray:
-        """A host copy. bfloat16 arrives as uint16 bits, for numpy has no such type."""
+    def download(self, buffer: Buffer, out: np.ndarray | None = None) -> np.ndarray:
+        """A host copy, in `out` where one is given. bfloat16 arrives as uint16 bits, for numpy has no such type."""
+
+    def host_array(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        """Host memory that copies to and from the device are fastest with; a GPU's back end pins it."""
+        return np.zeros(shape, NUMPY_TYPES[dtype])
 
     @abstractmethod
     def zero(self, buffer: Buffer) -> None:

@@ -42,8 +42,11 @@ class OrtCpu(Backend):
     def upload(self, array: np.ndarray, buffer: Buffer) -> None:
         host(buffer)[...] = array
 
-    def download(self, buffer: Buffer) -> np.ndarray:
-        return host(buffer).copy()
+    def download(self, buffer: Buffer, out: np.ndarray | None = None) -> np.ndarray:
+        if out is None:
+            return host(buffer).copy()
+        out[...] = host(buffer)
+        return out
 
     def zero(self, buffer: Buffer) -> None:
         host(buffer)[...] = 0

@@ -1,0 +1,120 @@
+"""In which order the networks of a stream run: decode at once, in two phases, or in two phases on tiles.
+
+All give the frames of the same steps in the same order; they differ in what is in memory at the same time.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from flashvsr_trt.runtime.backends.base import Buffer
+from flashvsr_trt.runtime.networks import Networks
+from flashvsr_trt.runtime.tiled import TiledNetworks
+
+Condition = Callable[[int], np.ndarray]  # a step's index to the LQ frames of its own output; asked for once, in order
+
+
+class Order(ABC):
+    """Takes steps until it is `full`, then gives their frames."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forgets the stream and whatever was taken."""
+
+    @property
+    @abstractmethod
+    def full(self) -> bool:
+        """Whether `run` is due."""
+
+    @abstractmethod
+    def take(self, step: int, lq: np.ndarray) -> None:
+        """The next step and the LQ frames it reads, uint8 [25 (step 0) or 8, H, W, 3]."""
+
+    @abstractmethod
+    def run(self, condition: Condition) -> Iterator[np.ndarray]:
+        """The frames of all steps taken, one at a time, and ready for more steps; none without a step."""
+
+
+class Interleaved(Order):
+    """Every step is decoded at once: the least delay."""
+
+    def __init__(self, networks: Networks) -> None:
+        self._networks = networks
+        self.reset()
+
+    def reset(self) -> None:
+        self._networks.reset()
+        self._taken: tuple[int, Buffer] | None = None
+
+    @property
+    def full(self) -> bool:
+        return self._taken is not None
+
+    def take(self, step: int, lq: np.ndarray) -> None:
+        self._taken = (step, self._networks.denoise(step, lq))
+
+    def run(self, condition: Condition) -> Iterator[np.ndarray]:
+        if self._taken is not None:
+            (step, latents), self._taken = self._taken, None
+            yield from self._networks.decode(step, latents, condition(step))
+
+
+class Phased(Order):
+    """`steps` DiT steps, then their decoding: one of the two networks is in memory at a time."""
+
+    def __init__(self, networks: Networks, steps: int) -> None:
+        self._networks, self._steps = networks, steps
+        self.reset()
+
+    def reset(self) -> None:
+        self._networks.reset()
+        self._taken: list[tuple[int, np.ndarray]] = []
+
+    @property
+    def full(self) -> bool:
+        return len(self._taken) == self._steps
+
+    def take(self, step: int, lq: np.ndarray) -> None:
+        self._taken.append((step, self._networks.keep(self._networks.denoise(step, lq))))
+
+    def run(self, condition: Condition) -> Iterator[np.ndarray]:
+        if not self._taken:
+            return
+        self._networks.release_denoise()
+        for step, latents in self._taken:
+            yield from self._networks.decode(step, self._networks.restore(latents), condition(step))
+        self._taken.clear()
+        self._networks.release_decode()
+
+
+class Tiled(Order):
+    """Phases of `steps` steps, each tile by tile."""
+
+    def __init__(self, networks: TiledNetworks, steps: int) -> None:
+        self._networks, self._steps = networks, steps
+        self.reset()
+
+    def reset(self) -> None:
+        self._networks.reset()
+        self._taken: list[tuple[int, np.ndarray]] = []
+
+    @property
+    def full(self) -> bool:
+        # Step 0 is a segment to itself: its graph holds the DiT's weights a second time.
+        return bool(self._taken) and (self._taken[0][0] == 0 or len(self._taken) == self._steps)
+
+    def take(self, step: int, lq: np.ndarray) -> None:
+        self._taken.append((step, lq))
+
+    def run(self, condition: Condition) -> Iterator[np.ndarray]:
+        if not self._taken:
+            return
+        taken, self._taken = self._taken, []
+        latents = self._networks.denoise(taken)
+        indices = [step for step, _ in taken]
+        taken.clear()
+        decoded = list(zip(indices, latents, strict=True))
+        yield from self._networks.decode(decoded, [condition(step) for step in indices])

@@ -16,7 +16,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,7 +173,7 @@ def find_nvcc() -> str | None:
     return shutil.which("nvcc", path=f"{home}/bin") if home else shutil.which("nvcc")
 
 
-def compile_cuda(kernel: CudaKernel, architecture: int, nvcc: str, defines: Sequence[str] = ()) -> bytes:
+def compile_cuda(kernel: CudaKernel, architecture: int, nvcc: str) -> bytes:
     """The cubin of one CUDA source, for all its kernels and types.
 
     Raises:
@@ -183,10 +182,10 @@ def compile_cuda(kernel: CudaKernel, architecture: int, nvcc: str, defines: Sequ
     # "a": the instructions of exactly this architecture, for kernels written for it alone
     target = f"{architecture}a" if len(kernel.architectures) == 1 else str(architecture)
     options = ["-std=c++17", "-O3", "-Xptxas", "-warn-spills", f"-gencode=arch=compute_{target},code=sm_{target}"]
-    sizes = [f"-DFLASHVSR_SHARED_BYTES={kernel.shared_bytes}", *(f"-D{define}" for define in defines)]
+    options.append(f"-DFLASHVSR_SHARED_BYTES={kernel.shared_bytes}")
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
-        command = [nvcc, *options, *sizes, "-cubin", "-o", str(cubin), str(SOURCES / kernel.source)]
+        command = [nvcc, *options, "-cubin", "-o", str(cubin), str(SOURCES / kernel.source)]
         subprocess.run(command, check=True)
         return cubin.read_bytes()
 
@@ -247,16 +246,14 @@ def _triton_kernels(out: Path, architectures: tuple[int, ...]) -> list[dict[str,
     return entries
 
 
-def _cuda_kernels(
-    out: Path, architectures: tuple[int, ...], nvcc: str, defines: Sequence[str] = ()
-) -> list[dict[str, Any]]:
+def _cuda_kernels(out: Path, architectures: tuple[int, ...], nvcc: str) -> list[dict[str, Any]]:
     entries = []
     cubins: dict[tuple[str, int], bytes] = {}
     for kernel in CUDA_KERNELS:
         for architecture in sorted({*architectures} & {*kernel.architectures}):
             source = (kernel.source, architecture)
             if source not in cubins:
-                cubins[source] = compile_cuda(kernel, architecture, nvcc, defines)
+                cubins[source] = compile_cuda(kernel, architecture, nvcc)
             for element in ELEMENTS if kernel.typed else ("float32",):
                 entry = _entry(kernel, element, architecture, cubins[source])
                 (out / entry["file"]).write_bytes(cubins[source])
@@ -272,16 +269,13 @@ def _cuda_kernels(
     return entries
 
 
-def build(out: Path, architectures: tuple[int, ...] = ARCHITECTURES, defines: Sequence[str] = ()) -> Path:
-    """Compiles all kernels into `out` and writes the index last. Returns the index's path.
-
-    `defines` go to the CUDA kernels: the switches of their sources, for experiments.
-    """
+def build(out: Path, architectures: tuple[int, ...] = ARCHITECTURES) -> Path:
+    """Compiles all kernels into `out` and writes the index last. Returns the index's path."""
     out.mkdir(parents=True, exist_ok=True)
     entries = _triton_kernels(out, architectures)
     nvcc = find_nvcc()
     if nvcc is not None:
-        entries += _cuda_kernels(out, architectures, nvcc, defines)
+        entries += _cuda_kernels(out, architectures, nvcc)
     else:
         names = ", ".join(kernel.name for kernel in CUDA_KERNELS)
         print(f"nvcc not found, so left out: CUDA {names}; slower Triton kernels stand in for them.", file=sys.stderr)

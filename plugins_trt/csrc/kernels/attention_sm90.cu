@@ -3,31 +3,10 @@
 // A block of three warpgroups stays on its multiprocessor and takes (head, query window) items from a queue. The
 // first warpgroup only loads: 128 x 128 tiles by the copy engine, two of K and two of V in flight. The other two own
 // 64 query rows each. Scores come from shared memory; the weights stay in registers and are the left operand of the
-// product with V. Inside a warpgroup the scores of block n are computed beside the product of block n-1, and the two
-// warpgroups take turns at the matrix units, so that one's softmax runs under the other's products
-// (FlashAttention-3, Shah et al. 2024, algorithm 2 and section 3.1). Rescaling is skipped while the running maximum
-// grows by less than 2^8: numerator and denominator share the old one, so the result is exact either way.
+// product with V. Inside a warpgroup the scores of block n are computed beside the product of block n-1
+// (FlashAttention-3, Shah et al. 2024, algorithm 2). What else was tried, with figures: plugins_trt/NOTES.md.
 
 #include "hopper.cuh"
-
-#ifndef FLASHVSR_STAGES
-#define FLASHVSR_STAGES 2
-#endif
-#ifndef FLASHVSR_OVERLAP
-#define FLASHVSR_OVERLAP 1
-#endif
-#ifndef FLASHVSR_TURNS
-#define FLASHVSR_TURNS 1
-#endif
-#ifndef FLASHVSR_LAZY
-#define FLASHVSR_LAZY 0
-#endif
-#ifndef FLASHVSR_Q_REGISTERS
-#define FLASHVSR_Q_REGISTERS 0
-#endif
-#ifndef FLASHVSR_PRODUCER_REGISTERS
-#define FLASHVSR_PRODUCER_REGISTERS 40
-#endif
 
 namespace {
 
@@ -39,16 +18,15 @@ constexpr int kBoxColumns = 64;                    // 128 bytes: the widest box 
 constexpr int kBoxBytes = kTokens * 128;           // one box, [128 tokens, 64 channels]
 constexpr int kTileBytes = 2 * kBoxBytes;          // one tile, two boxes side by side
 constexpr int kHalfBytes = kBoxBytes / 2;          // the 64 rows of one warpgroup inside a box
-constexpr int kStages = FLASHVSR_STAGES;
+constexpr int kStages = 2;
 constexpr int kWarpgroup = 128;
 constexpr int kConsumerWarps = 8;
 constexpr int kThreads = 3 * kWarpgroup;
-constexpr int kProducerRegisters = FLASHVSR_PRODUCER_REGISTERS;
+constexpr int kProducerRegisters = 40;
 constexpr int kConsumerRegisters = (3 * 168 - kProducerRegisters) / 2;  // 168: what 384 threads start with
 constexpr int kAlignment = 1024;                   // of the swizzle pattern
 // exp2 is the hardware's: exp(x) = 2^(x log2(e)), and 1/sqrt(128) goes into the same factor
 constexpr float kScaleLog2 = 0.08838834764831845f * 1.4426950408889634f;
-constexpr float kLazyLog2 = 8.0f;  // weights stay below 2^8: far from the largest fp16
 
 struct Shared {
   alignas(8) uint64_t q_full, q_empty, k_full[kStages], k_empty[kStages], v_full[kStages], v_empty[kStages];
@@ -182,39 +160,15 @@ struct Consumer {
   float scores[64];
   float gathered[64];
   uint32_t weights[8][4];
-#if FLASHVSR_Q_REGISTERS
-  uint32_t query[8][4];
-#endif
   float highest[2], total[2], rescale[2];
-  bool rescaled;
 
-#if FLASHVSR_Q_REGISTERS
-  // The warp's 16 rows as left operands, from the swizzled tile: chunk c of row r lies at chunk c ^ (r % 8).
-  __device__ __forceinline__ void load_query(uint32_t q) {
-    const int lane = threadIdx.x % 32;
-    const int row = threadIdx.x % kWarpgroup / 32 * 16 + lane % 16;
-#pragma unroll
-    for (int step = 0; step < 8; ++step) {
-      const int chunk = (step % 4 * 2 + lane / 16) ^ (row % 8);
-      const uint32_t address = q + step / 4 * kBoxBytes + row * 128 + chunk * 16;
-      asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                   : "=r"(query[step][0]), "=r"(query[step][1]), "=r"(query[step][2]), "=r"(query[step][3])
-                   : "r"(address)
-                   : "memory");
-    }
-  }
-#endif
 
   __device__ __forceinline__ void multiply_keys(uint32_t q, uint32_t k) {
     const uint64_t left = hopper::swizzled_matrix(q, 0), right = hopper::swizzled_matrix(k, 0);
 #pragma unroll
     for (int step = 0; step < 8; ++step) {  // 16 channels = 32 bytes a step, 64 channels a box
       const int offset = (step / 4) * (kBoxBytes >> 4) + (step % 4) * (32 >> 4);
-#if FLASHVSR_Q_REGISTERS
-      hopper::mma_registers<T, 0>(scores, query[step], right + offset, step > 0);
-#else
       hopper::mma_shared<T>(scores, left + offset, right + offset, step > 0);
-#endif
     }
     hopper::mma_commit();
   }
@@ -247,16 +201,7 @@ struct Consumer {
       most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
       higher[row] = kFirst ? most : fmaxf(most, highest[row]);
     }
-    rescaled = !kFirst;
     if constexpr (!kFirst) {
-#if FLASHVSR_LAZY
-      const float growth = fmaxf(higher[0] - highest[0], higher[1] - highest[1]) * kScaleLog2;
-      rescaled = __any_sync(~0u, growth > kLazyLog2);
-      if (!rescaled) {
-        higher[0] = highest[0];
-        higher[1] = highest[1];
-      }
-#endif
 #pragma unroll
       for (int row = 0; row < 2; ++row) {
         rescale[row] = hardware_exp2((highest[row] - higher[row]) * kScaleLog2);
@@ -289,9 +234,6 @@ struct Consumer {
   }
 
   __device__ __forceinline__ void rescale_gathered() {
-#if FLASHVSR_LAZY
-    if (!rescaled) return;
-#endif
 #pragma unroll
     for (int i = 0; i < 64; ++i) gathered[i] *= rescale[i / 2 % 2];
   }
@@ -340,28 +282,6 @@ struct Consumer {
   }
 };
 
-// The two warpgroups' turns at the matrix units: named barriers 1 and 2, each waited on by one and passed by the other.
-struct Turns {
-  int mine, other;
-  __device__ __forceinline__ void start(int group) {
-    mine = 1 + group;
-    other = 2 - group;
-#if FLASHVSR_TURNS
-    if (group == 1) hopper::named_arrive(other, 2 * kWarpgroup);
-#endif
-  }
-  __device__ __forceinline__ void take() const {
-#if FLASHVSR_TURNS
-    hopper::named_wait(mine, 2 * kWarpgroup);
-#endif
-  }
-  __device__ __forceinline__ void pass() const {
-#if FLASHVSR_TURNS
-    hopper::named_arrive(other, 2 * kWarpgroup);
-#endif
-  }
-};
-
 template <class T>
 __device__ __forceinline__ void consume(const Layout& at, typename T::Storage* out, const Sizes& sizes) {
   const int group = __shfl_sync(~0u, threadIdx.x / kWarpgroup, 0) - 1;
@@ -371,8 +291,6 @@ __device__ __forceinline__ void consume(const Layout& at, typename T::Storage* o
   const uint32_t q = at.q + group * kHalfBytes;
   Cursor key, value;
   uint32_t q_parity = 0;
-  Turns turns;
-  turns.start(group);
   Consumer<T> state;
 
   auto wait_key = [&] { hopper::wait(at.barrier(&shared.k_full[key.stage]), key.parity); };
@@ -394,15 +312,9 @@ __device__ __forceinline__ void consume(const Layout& at, typename T::Storage* o
     q_parity ^= 1;
     const int item = shared.item;
     const int blocks = shared.blocks;
-    if (item < 0 || hopper::stuck()) return;
+    if (item < 0) return;
 #pragma unroll
     for (int i = 0; i < 64; ++i) state.gathered[i] = 0.0f;
-#if FLASHVSR_Q_REGISTERS
-    if (blocks > 0) {
-      state.load_query(q);
-      release_query();
-    }
-#endif
     if (blocks > 0) {
       wait_key();
       hopper::mma_fence();
@@ -411,45 +323,26 @@ __device__ __forceinline__ void consume(const Layout& at, typename T::Storage* o
       hopper::pin(state.scores);
       release_key();
       key.advance();
-      if (!FLASHVSR_Q_REGISTERS && blocks == 1) release_query();
+      if (blocks == 1) release_query();
       state.template softmax<true>();
       state.pack_weights();
       for (int n = 1; n < blocks; ++n) {
-#if FLASHVSR_OVERLAP
         wait_key();
         wait_value();
-        turns.take();
         hopper::mma_fence();
         state.multiply_keys(q, at.k + key.stage * kTileBytes);
         state.multiply_values(at.v + value.stage * kTileBytes);
-        turns.pass();
         hopper::mma_wait<1>();
         hopper::pin(state.scores);
-        if (!FLASHVSR_Q_REGISTERS && n + 1 == blocks) release_query();
+        if (n + 1 == blocks) release_query();
         state.template softmax<false>();
+        // Always true. Tied to the softmax this way, the arrival keeps ptxas from moving the wait below in front of the
+        // exponentials (seen in the SASS), which would undo the overlap.
         if (!(state.total[0] + state.total[1] < 0.0f)) release_key();
         key.advance();
         hopper::mma_wait<0>();
         hopper::pin(state.gathered);
         release_value();
-#else
-        wait_value();
-        hopper::mma_fence();
-        state.multiply_values(at.v + value.stage * kTileBytes);
-        hopper::mma_wait<0>();
-        hopper::pin(state.gathered);
-        release_value();
-        wait_key();
-        turns.take();
-        hopper::mma_fence();
-        state.multiply_keys(q, at.k + key.stage * kTileBytes);
-        turns.pass();
-        hopper::mma_wait<0>();
-        hopper::pin(state.scores);
-        release_key();
-        if (!FLASHVSR_Q_REGISTERS && n + 1 == blocks) release_query();
-        state.template softmax<false>();
-#endif
         state.rescale_gathered();
         state.pack_weights();
       }

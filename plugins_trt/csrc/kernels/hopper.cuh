@@ -43,11 +43,7 @@ __device__ __forceinline__ bool phase_ended(uint32_t barrier, uint32_t parity) {
   asm volatile(
       "{\n"
       ".reg .pred p;\n"
-#ifdef FLASHVSR_BOUNDED
-      "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2, 1000;\n"  // nanoseconds
-#else
       "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
-#endif
       "selp.u32 %0, 1, 0, p;\n"
       "}\n"
       : "=r"(ended)
@@ -56,33 +52,9 @@ __device__ __forceinline__ bool phase_ended(uint32_t barrier, uint32_t parity) {
   return ended != 0;
 }
 
-// For debugging: a barrier that nobody completes within a second ends the kernel (with a wrong result), since a kernel
-// that hangs can hardly be killed.
-#ifdef FLASHVSR_BOUNDED
-__device__ int first_stuck = 0;
-__device__ __forceinline__ bool stuck() { return *static_cast<volatile int*>(&first_stuck) != 0; }
-#else
-__device__ __forceinline__ constexpr bool stuck() { return false; }
-#endif
-
 __device__ __forceinline__ void wait(uint32_t barrier, uint32_t parity) {
-#ifdef FLASHVSR_BOUNDED
-  for (int polls = 0; !phase_ended(barrier, parity) && !stuck(); ++polls) {
-    if (polls == 1000000) *static_cast<volatile int*>(&first_stuck) = static_cast<int>(barrier);
-  }
-#else
   while (!phase_ended(barrier, parity)) {
   }
-#endif
-}
-
-// Named barriers of the block: 0 is __syncthreads.
-__device__ __forceinline__ void named_wait(int id, int threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-
-__device__ __forceinline__ void named_arrive(int id, int threads) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
 // --- Copy engine

@@ -9,20 +9,16 @@ foreign file in a v1.1 folder are found out; a foreign v1 file that nobody downl
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-)
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from flashvsr_trt.configs.errors import UsageError, WeightsError
 from flashvsr_trt.configs.manifest import VERSIONS, sha256_of
@@ -53,7 +49,6 @@ HASHES: dict[str, dict[str, str]] = {
     },
 }
 VERSIONED = (DIT_FILE, LQ_FILE)  # files known to differ between v1 and v1.1
-_HASH_DIGITS = 64
 _TIMEOUT = 60  # seconds without a byte
 
 
@@ -87,32 +82,37 @@ def download(
     files.write_note(folder, version)
 
 
-def identify(folder: Path, version: str | None = None) -> tuple[str, list[str]]:
+def identify(folder: Path, version: str | None = None, *, official: bool = True) -> tuple[str, list[str]]:
     """Version of the files in a folder, and what is known of each file, one line a file.
 
     Args:
+        folder: what to look at.
         version: v1 or v1.1; None tells it from the files' hashes, the folder's note or name.
+        official: whether other weights in the official layout (fine-tuned ones) are an error too.
 
     Raises:
         WeightsError: a file missing, damaged or of the other version, or the version unknown.
     """
-    if missing := [name for name in FILES if not (folder / name).is_file()]:
-        raise WeightsError(
-            f"{folder} has no {', '.join(missing)}",
-            expected=f"a folder with {', '.join(FILES)}",
-            todo="run `flashvsr-trt weights download`, or give the folder that holds the official files",
-        )
+    files._require_files(folder)
     seen = {name: sha256_of(folder / name) for name in (*FILES, VAE_FILE) if (folder / name).is_file()}
-    if version is None and any(seen[name] == HASHES["v1.1"][name] for name in VERSIONED):
-        version = "v1.1"
-    version = files.find_version(folder, version)
-    told = files.read_note(folder).get("files", {})
-    return version, [
-        f"{name}: {_verdict(folder / name, seen[name], version, told.get(name))}" for name in seen
-    ]
+    is_official = {name for name in VERSIONED if seen[name] == HASHES["v1.1"][name]}
+    version = files.find_version(folder, version or ("v1.1" if is_official else None))
+    facts = _Facts(version=version, told=files.read_note(folder).get("files", {}), strict=official or bool(is_official))
+    return version, [f"{name}: {_verdict(folder / name, digest, facts)}" for name, digest in seen.items()]
 
 
-def _verdict(path: Path, seen: str, version: str, told: str | None) -> str:
+@dataclass(frozen=True, kw_only=True)
+class _Facts:
+    """What the files of a folder are measured by."""
+
+    version: str
+    told: dict[str, str]  # hashes of the folder's note
+    strict: bool  # whether a file must be the official one where its hash is known
+
+
+def _verdict(path: Path, seen: str, facts: _Facts) -> str:
+    """What is known of one file, or the error that it is."""
+    version, known, told = facts.version, HASHES[facts.version].get(path.name), facts.told.get(path.name)
     other = next(v for v in VERSIONS if v != version)
     if path.name in VERSIONED and seen == HASHES[other].get(path.name):
         raise WeightsError(
@@ -120,18 +120,18 @@ def _verdict(path: Path, seen: str, version: str, told: str | None) -> str:
             expected=f"that of {version}, as the folder's other files",
             todo="mixed versions give ghosting: put files of one version together",
         )
-    expected = HASHES[version].get(path.name) or told
-    if expected and seen != expected:
+    if seen == known:
+        return f"the official {version} file"
+    if seen == told:
+        return f"as recorded in {files.NOTE}"
+    expected = told or (known if facts.strict else None)
+    if expected:
         raise WeightsError(
             f"{path} has SHA-256 {seen}",
-            expected=f"{expected}, the official {version} file",
+            expected=f"{expected}, {'as recorded' if told else f'the official {version} file'}",
             todo="it is damaged or of another version: delete it and run `flashvsr-trt weights download`",
         )
-    if seen == HASHES[version].get(path.name):
-        return f"the official {version} file"
-    return (
-        "as downloaded" if told else f"SHA-256 {seen}; no official hash of {version} is known to compare with"
-    )
+    return "not the official file" if known else f"SHA-256 {seen}; no official hash of {version} is known"
 
 
 def _known(version: str) -> None:
@@ -146,11 +146,8 @@ def _provide(name: str, version: str, folder: Path, *, offline: bool) -> str:
         return "there already"
     if name == PROMPT_FILE:
         return _prompt(target, offline=offline)
-    if not offline:
-        expected = expected or _hub_hash(name, version)
-        if target.is_file() and expected and sha256_of(target) == expected:
-            return "there already"
     cached = _from_hub(name, version, offline=offline)
+    expected = expected or _hub_hash(cached)
     if expected and sha256_of(cached) != expected and not offline:  # a damaged copy in the cache: once more
         cached = _from_hub(name, version, offline=False, again=True)
     if expected and (found := sha256_of(cached)) != expected:
@@ -163,22 +160,16 @@ def _provide(name: str, version: str, folder: Path, *, offline: bool) -> str:
     return "complete and right" if expected else "complete; no official hash is known to compare with"
 
 
-def _hub_hash(name: str, version: str) -> str | None:
-    """The SHA-256 that the hub gives for a large file; None where it gives none."""
-    try:
-        url = hf_hub_url(REPOSITORIES[version], name, revision=REVISIONS[version])
-        etag = get_hf_file_metadata(url).etag
-    except (HfHubHTTPError, httpx.HTTPError, OfflineModeIsEnabled, EntryNotFoundError) as error:
-        raise _unreachable(name, version, error) from error
-    return etag if etag and len(etag) == _HASH_DIGITS else None
+def _hub_hash(cached: Path) -> str | None:
+    """The SHA-256 that the hub gave for a large file: the cache names its contents by it."""
+    name = cached.resolve().name
+    return name if re.fullmatch(r"[0-9a-f]{64}", name) else None
 
 
 def _from_hub(name: str, version: str, *, offline: bool, again: bool = False) -> Path:
     repository, revision = REPOSITORIES[version], REVISIONS[version]
     try:
-        path = hf_hub_download(
-            repository, name, revision=revision, local_files_only=offline, force_download=again
-        )
+        path = hf_hub_download(repository, name, revision=revision, local_files_only=offline, force_download=again)
     except LocalEntryNotFoundError as error:
         if not offline:
             raise _unreachable(name, version, error) from error
@@ -187,7 +178,7 @@ def _from_hub(name: str, version: str, *, offline: bool, again: bool = False) ->
             expected=f"it in the hub's cache ({os.environ.get('HF_HOME', '~/.cache/huggingface')}) or in the folder",
             todo="run without --offline once, or copy the file there",
         ) from error
-    except (HfHubHTTPError, httpx.HTTPError, OfflineModeIsEnabled, OSError) as error:
+    except (HfHubHTTPError, OSError) as error:
         raise _unreachable(name, version, error) from error
     return Path(path)
 

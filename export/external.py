@@ -56,14 +56,14 @@ class WeightFiles:
             file.close()
 
     def _place(self, tensor: ir.TensorProtocol, location: str, name: str | None) -> ir.ExternalTensor:
-        data = np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8)
+        data = memoryview(np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8))
         key = (str(tensor.dtype), hashlib.sha256(data).hexdigest())
         if key not in self._places:
             self._places[key] = (location, self._append(data, location), data.nbytes)
         place, offset, length = self._places[key]
         return ir.ExternalTensor(place, offset, length, tensor.dtype, shape=tensor.shape, name=name or "")
 
-    def _append(self, data: np.ndarray, location: str) -> int:
+    def _append(self, data: memoryview, location: str) -> int:
         if location not in self._files:
             self._files[location] = open(self._folder / location, "wb")  # noqa: SIM115 (closed by close)
         file = self._files[location]

@@ -58,6 +58,7 @@ def to_model(step: Step, precision: str) -> ir.Model:
             optimize=False,
             verbose=False,
         )
+    assert program is not None
     model = program.model
     axes.restore(model)
     optimizer.optimize_ir(model, inline=False, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT)
@@ -97,11 +98,7 @@ def _store_rearranged(model: ir.Model) -> None:
             continue
         if node.op_type == "Transpose":
             rearrange = partial(np.transpose, axes=node.attributes["perm"].as_ints())
-        elif (
-            node.op_type == "Unsqueeze"
-            and node.inputs[1] is not None
-            and node.inputs[1].const_value is not None
-        ):
+        elif node.op_type == "Unsqueeze" and node.inputs[1] is not None and node.inputs[1].const_value is not None:
             rearrange = partial(np.expand_dims, axis=tuple(node.inputs[1].const_value.numpy().tolist()))
         else:
             continue
@@ -113,9 +110,7 @@ def _store_rearranged(model: ir.Model) -> None:
             del model.graph.initializers[str(value.name)]
 
 
-def _rearranged(
-    model: ir.Model, weight: ir.Value, rearrange: Callable[..., np.ndarray], name: str
-) -> ir.Value:
+def _rearranged(model: ir.Model, weight: ir.Value, rearrange: Callable[..., np.ndarray], name: str) -> ir.Value:
     """An initializer with the rearranged `weight`."""
     tensor = weight.const_value
     assert tensor is not None
@@ -144,9 +139,7 @@ def _clean(model: ir.Model, graph: Graph) -> None:
         for value in node.outputs:
             value.metadata_props.clear()
             if not value.is_graph_output():
-                value.shape = value.type = (
-                    None  # named after the tracer's symbols; every reader infers its own
-                )
+                value.shape = value.type = None  # named after the tracer's symbols; every reader infers its own
     for value in (*model.graph.inputs, *model.graph.initializers.values()):
         value.metadata_props.clear()
     model.graph.metadata_props.clear()

@@ -46,9 +46,7 @@ TOLERANCES = {
     ("dit", "fp16"): Tolerance(3e-2, f"{_ROUND}; a block of a tied score may flip"),
     ("tc_decoder", "fp16"): Tolerance(3e-2, _ROUND),
 }
-INTEGERS = Tolerance(
-    1.0, "truncation to an integer falls either way where the value is within rounding of one"
-)
+INTEGERS = Tolerance(1.0, "truncation to an integer falls either way where the value is within rounding of one")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +71,7 @@ def validate(step: Step, path: Path, precision: str, seed: int = 0) -> Result:
         FlashVSRError: the graph disagrees with the module, or does not load.
     """
     onnx.checker.check_model(str(path))
-    onnx.shape_inference.infer_shapes(
-        onnx.load(path, load_external_data=False), check_type=True, strict_mode=True
-    )
+    onnx.shape_inference.infer_shapes(onnx.load(path, load_external_data=False), check_type=True, strict_mode=True)
     tolerance = TOLERANCES.get((step.graph.name, precision), INTEGERS)
     if precision == "bf16":
         return Result(graph=step.graph.name, error=0.0, tolerance=tolerance, checked=False)
@@ -93,17 +89,13 @@ def validate(step: Step, path: Path, precision: str, seed: int = 0) -> Result:
     return result
 
 
-def random_inputs(
-    graph: Graph, precision: str, symbols: dict[str, int], seed: int
-) -> tuple[torch.Tensor, ...]:
+def random_inputs(graph: Graph, precision: str, symbols: dict[str, int], seed: int) -> tuple[torch.Tensor, ...]:
     """Inputs of a graph: normal floats, uniform pixels, valid slots, sizes inside the canvas."""
     generator = torch.Generator().manual_seed(seed)
     return tuple(_random(tensor, precision, symbols, generator) for tensor in graph.inputs)
 
 
-def _random(
-    tensor: Tensor, precision: str, symbols: dict[str, int], generator: torch.Generator
-) -> torch.Tensor:
+def _random(tensor: Tensor, precision: str, symbols: dict[str, int], generator: torch.Generator) -> torch.Tensor:
     shape = evaluate_shape(tensor.shape, symbols)
     if tensor.dtype == "uint8":
         return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
@@ -121,9 +113,7 @@ def _random(
 
 
 @torch.no_grad()
-def _error(
-    step: Step, session: ort.InferenceSession, precision: str, symbols: dict[str, int], seed: int
-) -> float:
+def _error(step: Step, session: ort.InferenceSession, precision: str, symbols: dict[str, int], seed: int) -> float:
     inputs = random_inputs(step.graph, precision, symbols, seed)
     wanted = step.module(*inputs)
     feed = {tensor.name: value.numpy() for tensor, value in zip(step.graph.inputs, inputs, strict=True)}

@@ -121,9 +121,7 @@ def test_every_canvas(seeded_bundle, manifest, modules, name, size):
 
 def test_colour_fixes_cut_to_any_size(seeded_bundle, manifest, modules):
     for name in [name for name in manifest.graphs if name.startswith("post")]:
-        session = ort.InferenceSession(
-            str(seeded_bundle / f"{name}.onnx"), providers=["CPUExecutionProvider"]
-        )
+        session = ort.InferenceSession(str(seeded_bundle / f"{name}.onnx"), providers=["CPUExecutionProvider"])
         frames, lq, _ = random_inputs(manifest.graphs[name], "fp32", {"H": 128, "W": 256, "T": 1}, seed=2)
         for size in ((1, 1), (17, 31), (128, 256)):
             got = session.run(None, {"frames": frames.numpy(), "lq": lq.numpy(), "size": np.array(size)})[0]

@@ -169,9 +169,7 @@ def test_block_masks(golden, stream):
     for step, masks in enumerate(stream.masks):
         assert len(masks) == golden.info["dit"]["num_layers"]
         for layer, mask in enumerate(masks):
-            expected = sorted_slabs(
-                golden, step, golden.tensors[f"block_mask.{step}.{layer}"].numpy().astype(bool)
-            )
+            expected = sorted_slabs(golden, step, golden.tensors[f"block_mask.{step}.{layer}"].numpy().astype(bool))
             assert (mask.reshape(expected.shape) != expected).mean() <= FLIPPED
 
 

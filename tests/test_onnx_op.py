@@ -30,9 +30,7 @@ def model(local_range: int, dtype: type, *, only_mask: bool = False) -> onnx.Mod
 
     topk = helper.make_tensor_value_info("topk", TensorProto.INT64, [])
     if only_mask:
-        node = helper.make_node(
-            "BlockMask", ["q", "k", "topk"], ["mask"], domain=DOMAIN, local_range=local_range
-        )
+        node = helper.make_node("BlockMask", ["q", "k", "topk"], ["mask"], domain=DOMAIN, local_range=local_range)
         inputs = [tensor("q", "s"), tensor("k", "n"), topk]
         output = helper.make_tensor_value_info("mask", TensorProto.BOOL, [HEADS, "queries", "keys"])
     else:
@@ -72,9 +70,7 @@ def session() -> Callable[..., ort.InferenceSession]:
     return get
 
 
-def inputs(
-    shape: tuple[int, int, int], cached: int, topk: int, dtype: type = np.float32, seed: int = 0
-) -> Arrays:
+def inputs(shape: tuple[int, int, int], cached: int, topk: int, dtype: type = np.float32, seed: int = 0) -> Arrays:
     """Random inputs of [slabs, rows, columns]; tokens of a window share an offset, so that window means differ."""
     random = np.random.default_rng(seed)
     ring = cached + 1
@@ -123,9 +119,7 @@ def expected_mask(feed: Arrays, local_range: int) -> np.ndarray:
         for slab in range(slabs):
             part = share[head, slab * windows : (slab + 1) * windows]
             ranked = np.sort(part.ravel())[::-1]
-            mask[head, slab * windows : (slab + 1) * windows] = (
-                part > ranked[min(int(feed["topk"]), part.size - 1)]
-            )
+            mask[head, slab * windows : (slab + 1) * windows] = part > ranked[min(int(feed["topk"]), part.size - 1)]
     return mask
 
 
@@ -138,9 +132,9 @@ def expected(feed: Arrays, local_range: int) -> np.ndarray:
     out = np.zeros_like(q)
     for head, window in np.argwhere(mask.any(axis=-1)):
         keys = k[head, mask[head, window]].reshape(-1, 128)
-        out[head, window] = softmax(q[head, window] @ keys.T / np.sqrt(128)) @ v[
-            head, mask[head, window]
-        ].reshape(-1, 128)
+        out[head, window] = softmax(q[head, window] @ keys.T / np.sqrt(128)) @ v[head, mask[head, window]].reshape(
+            -1, 128
+        )
     return out.transpose(1, 2, 0, 3).reshape(feed["q"].shape)
 
 

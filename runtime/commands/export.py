@@ -107,7 +107,7 @@ def _official(
     from flashvsr_trt.export.download import identify
     from flashvsr_trt.export.weights import FILES, load
 
-    found, lines = identify(folder, version)
+    found, lines = identify(folder, version, official=False)
     for line in lines:
         console.say("weights", line)
     weights = load(folder, version=found, verify=False)
@@ -122,9 +122,7 @@ def _say_plan(weights: Weights, options: Options, output: Path) -> None:
     stored = 4 if options.precision == "fp32" and not options.storage else 2
     console.say("model", f"{options.model} {weights.version}: {sizes.layers} layers, {sizes.dim} channels")
     console.say("bundle", f"{output}: {options.precision}, about {gib(numbers * stored)}")
-    console.say(
-        "baked in", f"local range {options.local_range}, {'folded' if options.fold else 'not folded'}"
-    )
+    console.say("baked in", f"local range {options.local_range}, {'folded' if options.fold else 'not folded'}")
 
 
 def _say_done(manifest: Manifest, output: Path, seconds: float) -> None:

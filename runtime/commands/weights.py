@@ -18,9 +18,7 @@ def weights() -> None:
 
 
 @weights.command()
-@click.option(
-    "--version", type=click.Choice(VERSIONS), default="v1.1", show_default=True, help="Model version."
-)
+@click.option("--version", type=click.Choice(VERSIONS), default="v1.1", show_default=True, help="Model version.")
 @click.option("-o", "--output", type=FOLDER, help="Folder for the files [FlashVSR or FlashVSR-v1.1].")
 @click.option("--with-vae", is_flag=True, help="The Wan 2.1 VAE too, for --variant full.")
 @click.option("--offline", is_flag=True, help="Never touch the network; take what the hub's cache has.")
@@ -40,9 +38,7 @@ def download(version: str, output: Path | None, with_vae: bool, offline: bool) -
 
 @weights.command()
 @click.argument("folder", type=FOLDER)
-@click.option(
-    "--version", type=click.Choice(VERSIONS), help="What the folder should hold [told from the files]."
-)
+@click.option("--version", type=click.Choice(VERSIONS), help="What the folder should hold [told from the files].")
 @console.options
 def check(folder: Path, version: str | None) -> None:
     """Say whether a folder holds the official files, whole and of one version."""

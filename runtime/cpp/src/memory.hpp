@@ -1,0 +1,74 @@
+// Memory of one stream: frames, state and tensors come from the caller's allocator where one was given.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <utility>
+
+#include "flashvsr.h"
+
+namespace flashvsr {
+
+class Allocator {
+ public:
+  Allocator(flashvsr_allocate allocate, flashvsr_deallocate deallocate, void* user)
+      : allocate_(allocate), deallocate_(deallocate), user_(user) {}
+
+  // Throws std::bad_alloc where the allocator gives NULL.
+  void* allocate(std::size_t bytes) {
+    void* memory = allocate_ != nullptr ? allocate_(user_, bytes, ALIGNMENT)
+                                        : ::operator new(bytes, std::align_val_t{ALIGNMENT});
+    if (memory == nullptr) throw std::bad_alloc();
+    const std::uint64_t held = held_.fetch_add(bytes) + bytes;
+    // One thread allocates for a stream, others only read the peak.
+    if (held > peak_.load()) peak_.store(held);
+    return memory;
+  }
+
+  void deallocate(void* memory, std::size_t bytes) {
+    if (deallocate_ != nullptr)
+      deallocate_(user_, memory, bytes);
+    else
+      ::operator delete(memory, std::align_val_t{ALIGNMENT});
+    held_.fetch_sub(bytes);
+  }
+
+  std::uint64_t held() const { return held_.load(); }
+  std::uint64_t peak() const { return peak_.load(); }
+
+ private:
+  static constexpr std::size_t ALIGNMENT = 64;
+
+  flashvsr_allocate allocate_;
+  flashvsr_deallocate deallocate_;
+  void* user_;
+  std::atomic<std::uint64_t> held_{0};
+  std::atomic<std::uint64_t> peak_{0};
+};
+
+// A piece of memory and its owner.
+class Block {
+ public:
+  Block(std::shared_ptr<Allocator> allocator, std::size_t bytes)
+      : allocator_(std::move(allocator)), bytes_(bytes), data_(allocator_->allocate(bytes > 0 ? bytes : 1)) {}
+  ~Block() { allocator_->deallocate(data_, bytes_ > 0 ? bytes_ : 1); }
+  Block(const Block&) = delete;
+  Block& operator=(const Block&) = delete;
+
+  std::uint8_t* data() const { return static_cast<std::uint8_t*>(data_); }
+  std::size_t bytes() const { return bytes_; }
+
+ private:
+  std::shared_ptr<Allocator> allocator_;
+  std::size_t bytes_;
+  void* data_;
+};
+
+inline std::shared_ptr<Block> make_block(const std::shared_ptr<Allocator>& allocator, std::size_t bytes) {
+  return std::make_shared<Block>(allocator, bytes);
+}
+
+}  // namespace flashvsr

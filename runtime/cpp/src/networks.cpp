@@ -1,0 +1,222 @@
+#include "networks.hpp"
+
+#include <utility>
+
+#include "flashvsr_contract.hpp"
+#include "noise.hpp"
+
+namespace flashvsr {
+
+using namespace contract;
+
+namespace {
+
+Symbols make_symbols(const Canvas& canvas, std::int64_t ring_slots) {
+  return {{"H", canvas.size.height}, {"W", canvas.size.width},        {"T", STEP_FRAMES},
+          {"ring", ring_slots},      {"height", canvas.output.height}, {"width", canvas.output.width}};
+}
+
+std::string post_name(const Settings& settings) {
+  return graph::post_prefix + settings.colour_fix + std::to_string(settings.bits);
+}
+
+}  // namespace
+
+BoundGraph::BoundGraph(std::shared_ptr<const Model> model, const std::string& name, Symbols symbols,
+                       std::shared_ptr<Allocator> allocator)
+    : model_(std::move(model)),
+      graph_(&model_->manifest.graph(name)),
+      symbols_(std::move(symbols)),
+      allocator_(std::move(allocator)) {}
+
+Buffer BoundGraph::make(const std::string& name) const {
+  const Tensor& tensor = graph_->tensor(name);
+  return flashvsr::allocate(allocator_, evaluate(tensor.shape, symbols_), tensor.dtype);
+}
+
+void BoundGraph::allocate_state() {
+  for (const auto& [after, before] : graph_->state) {
+    allocate(after);
+    allocate(before);
+  }
+}
+
+void BoundGraph::zero_state() {
+  for (const auto& pair : graph_->state) {
+    const Buffer& before = buffer(pair.second);
+    std::memset(before.data, 0, before.bytes());
+  }
+}
+
+void BoundGraph::upload_frames(const std::string& name, const Frame* frames, std::size_t count) {
+  const Buffer& whole = buffer(name);
+  for (std::size_t i = 0; i < count; ++i)
+    flashvsr::upload(frames[i]->data(), frames[i]->bytes(), whole.slots(static_cast<std::int64_t>(i), 1));
+}
+
+void BoundGraph::run(const Binding& bound) {
+  if (loaded_ == nullptr) {
+    model_->say(FLASHVSR_LOG_INFO, "loading " + graph_->name);
+    loaded_ = model_->backend->load(model_->graph_path(graph_->name), *graph_);
+  }
+  loaded_->run(choose(graph_->inputs, bound), choose(graph_->outputs, bound));
+  for (const auto& [after, before] : graph_->state) std::swap(buffers_[after], buffers_[before]);
+}
+
+Binding BoundGraph::choose(const std::vector<Tensor>& tensors, const Binding& bound) const {
+  Binding chosen;
+  for (const Tensor& tensor : tensors) {
+    auto found = bound.find(tensor.name);
+    if (found == bound.end()) {
+      found = buffers_.find(tensor.name);
+      if (found == buffers_.end()) bad_bundle("graph " + graph_->name + " has an unknown tensor " + tensor.name);
+    }
+    chosen.insert(*found);
+  }
+  return chosen;
+}
+
+Networks::Networks(std::shared_ptr<const Model> model, const Settings& settings, std::shared_ptr<Allocator> allocator)
+    : model_(std::move(model)),
+      settings_(settings),
+      allocator_(std::move(allocator)),
+      ring_(settings.kv_ratio),
+      symbols_(make_symbols(settings.canvas, ring_.slots())),
+      projector_(model_, graph::lq_proj, symbols_, allocator_),
+      dit_first_(model_, graph::dit_first, symbols_, allocator_),
+      dit_(model_, graph::dit, symbols_, allocator_),
+      decoder_(model_, graph::tc_decoder, symbols_, allocator_),
+      post_(model_, post_name(settings), symbols_, allocator_) {
+  if (model_->manifest.causal) projector_first_.emplace(model_, graph::lq_proj_first, symbols_, allocator_);
+  allocate_all();
+}
+
+void Networks::allocate_all() {
+  // Step 0 has the most latents; the other steps use the first of them.
+  tokens_ = dit_first_.make(tensor::lq_tokens);
+  latents_ = dit_first_.make(tensor::latents);
+  projector_.allocate(tensor::lq);
+  projector_.allocate_state();
+  if (projector_first_) projector_first_->allocate(tensor::lq);
+  const std::vector<std::int64_t> blocks{topk(settings_.canvas.size, settings_.sparse_ratio)};
+  for (BoundGraph* dit : {&dit_first_, &dit_}) {
+    for (const char* name :
+         {tensor::noise, tensor::rope_frames, tensor::rope_rows, tensor::rope_columns, tensor::topk})
+      dit->allocate(name);
+    for (const auto& [name, pairs] : {std::pair{tensor::rope_rows, ROPE_PAIRS[1]}, {tensor::rope_columns, ROPE_PAIRS[2]}}) {
+      const Shape& shape = dit->buffer(name).shape;
+      if (shape.empty()) bad_bundle(std::string(name) + " of the bundle has no length");
+      dit->upload(name, rotary_table({0, shape[0]}, pairs));
+    }
+    dit->upload(tensor::topk, blocks);
+  }
+  for (std::int64_t layer = 0; layer < model_->manifest.layers; ++layer)
+    for (const char* prefix : {tensor::k_cache_prefix, tensor::v_cache_prefix})
+      dit_.allocate(prefix + std::to_string(layer));
+  slabs_ = flashvsr::allocate(allocator_, {ring_.slots()}, "int64");
+  decoder_.allocate(tensor::lq);
+  decoder_.allocate(tensor::frames);
+  decoder_.allocate_state();
+  post_.allocate(tensor::size);
+  post_.allocate(tensor::pixels);
+  post_.upload(tensor::size,
+               std::vector<std::int64_t>{settings_.canvas.output.height, settings_.canvas.output.width});
+}
+
+void Networks::reset() {
+  ring_.reset();
+  decoder_.zero_state();
+}
+
+Buffer Networks::denoise(std::int64_t step, const std::vector<Frame>& lq) {
+  const Range latents = step_latents(step);
+  project(step, lq);
+  BoundGraph& dit = step == 0 ? dit_first_ : dit_;
+  if (latents_.shape.size() != 4) bad_bundle("the bundle's latents are not frames of channels");
+  dit.upload(tensor::noise, noise(settings_.seed, latents, latents_.shape[2], latents_.shape[3]));
+  dit.upload(tensor::rope_frames, rotary_table(latents, ROPE_PAIRS[0]));
+  const Range slots = ring_.begin(step == 0 ? FIRST_SLABS : 1);
+  Binding bound{{tensor::lq_tokens, tokens_.slots(0, latents.count())},
+                {tensor::latents, latents_.slots(0, latents.count())}};
+  bind_slabs(slots, step > 0, &bound);
+  dit.run(bound);
+  ring_.commit(slots);
+  if (step == 0) dit.release();  // used once a stream; its weights are the DiT's, held a second time
+  return bound.at(tensor::latents);
+}
+
+void Networks::project(std::int64_t step, const std::vector<Frame>& lq) {
+  std::size_t next = 0;
+  if (step == 0) {
+    if (projector_first_) {
+      projector_first_->upload_frames(tensor::lq, lq.data(), 1);
+      projector_first_->run({{tensor::lq_cache1_new, projector_.buffer(tensor::lq_cache1)},
+                             {tensor::lq_cache2_new, projector_.buffer(tensor::lq_cache2)}});
+      projector_first_->release();
+    }
+    next = 1;
+  }
+  for (std::int64_t i = 0; next < lq.size(); ++i, next += STEP_FRAMES) {
+    projector_.upload_frames(tensor::lq, lq.data() + next, STEP_FRAMES);
+    projector_.run({{tensor::lq_tokens, tokens_.slots(STEP_LATENTS * i, STEP_LATENTS)}});
+  }
+}
+
+// New slabs are written straight into ring slots that the call does not read.
+void Networks::bind_slabs(Range slots, bool cached, Binding* bound) {
+  const std::pair<const char*, const char*> kinds[] = {{tensor::k_new_prefix, tensor::k_cache_prefix},
+                                                       {tensor::v_new_prefix, tensor::v_cache_prefix}};
+  for (std::int64_t layer = 0; layer < model_->manifest.layers; ++layer)
+    for (const auto& [added, ring] : kinds)
+      (*bound)[added + std::to_string(layer)] =
+          dit_.buffer(ring + std::to_string(layer)).slots(slots.begin, slots.count());
+  if (!cached) return;
+  const auto& valid = ring_.valid();
+  Buffer slabs = slabs_.slots(0, static_cast<std::int64_t>(valid.size()));
+  flashvsr::upload(valid.data(), valid.size() * sizeof valid[0], slabs);
+  (*bound)[tensor::slabs] = slabs;
+}
+
+std::vector<Frame> Networks::decode(std::int64_t step, const Buffer& latents, std::vector<Frame> lq) {
+  const std::size_t dropped = step == 0 ? DROPPED_FIRST : 0;
+  lq.insert(lq.begin(), dropped, lq.front());
+  std::vector<Frame> out;
+  for (std::int64_t i = 0; i < latents.shape[0] / STEP_LATENTS; ++i)
+    decode_slab(latents.slots(STEP_LATENTS * i, STEP_LATENTS), lq.data() + STEP_FRAMES * i, &out);
+  out.erase(out.begin(), out.begin() + static_cast<std::ptrdiff_t>(dropped));
+  return out;
+}
+
+void Networks::decode_slab(const Buffer& latents, const Frame* lq, std::vector<Frame>* out) {
+  decoder_.upload_frames(tensor::lq, lq, STEP_FRAMES);
+  decoder_.run({{tensor::latents, latents}});
+  post_.run({{tensor::frames, decoder_.buffer(tensor::frames)}, {tensor::lq, decoder_.buffer(tensor::lq)}});
+  const Buffer& pixels = post_.buffer(tensor::pixels);
+  const auto bytes = static_cast<std::size_t>(settings_.canvas.output.height * settings_.canvas.output.width * 3 *
+                                              (settings_.bits / 8));
+  for (std::int64_t i = 0; i < STEP_FRAMES; ++i) {
+    const Buffer one = pixels.slots(i, 1);
+    if (one.bytes() != bytes) bad_bundle("the bundle's pixels are not pictures of " + std::to_string(bytes) + " bytes");
+    out->push_back(make_block(allocator_, bytes));
+    std::memcpy(out->back()->data(), one.data, bytes);
+  }
+}
+
+void Networks::release_denoise() {
+  if (projector_first_) projector_first_->release();
+  for (BoundGraph* graph : {&projector_, &dit_first_, &dit_}) graph->release();
+}
+
+Buffer Networks::keep(const Buffer& latents) const {
+  Buffer copy = flashvsr::allocate(allocator_, latents.shape, latents.dtype);
+  std::memcpy(copy.data, latents.data, latents.bytes());
+  return copy;
+}
+
+Buffer Networks::restore(const Buffer& kept) const {
+  const Buffer latents = latents_.slots(0, kept.shape[0]);
+  std::memcpy(latents.data, kept.data, latents.bytes());
+  return latents;
+}
+
+}  // namespace flashvsr

@@ -12,8 +12,7 @@ from typing import Any
 from flashvsr_trt.configs.contract import Graph
 from flashvsr_trt.configs.errors import BundleError, FlashVSRError
 from flashvsr_trt.configs.tiers import MIB, Tier
-from flashvsr_trt.engines.prepare import prepare
-from flashvsr_trt.engines.profiles import Range, profile
+from flashvsr_trt.engines.profiles import Profile, profiles
 from flashvsr_trt.engines.targets import THIS_GPU
 from flashvsr_trt.engines.trt import Flavour
 from flashvsr_trt.plugins_trt import python_plugin
@@ -34,7 +33,7 @@ class Settings:
 
     def flags(self) -> dict[str, Any]:
         return {
-            "weight_streaming": self.tier.weight_streaming_mib > 0,
+            "weight_streaming_mib": self.tier.weight_streaming_mib,
             "workspace_mib": self.tier.workspace_mib,
             "profiling": "detailed",
         }
@@ -92,6 +91,8 @@ def build_graph(flavour: Flavour, model: StepModel, settings: Settings, report: 
         BundleError: TensorRT cannot parse it.
         OutOfMemory, FlashVSRError: it cannot be built; with TensorRT's last error.
     """
+    from flashvsr_trt.engines.prepare import prepare  # needs the package onnx, which running does not
+
     python_plugin.register(flavour.module)
     graph = model.graph
     started = time.monotonic()
@@ -105,7 +106,8 @@ def build_graph(flavour: Flavour, model: StepModel, settings: Settings, report: 
         config = _config(flavour, builder, settings)
         monitor = _monitor(flavour.module, graph.name, report)
         config.progress_monitor = monitor
-        config.add_optimization_profile(_profile(flavour, builder, network, profile(graph, settings.tier)))
+        for ranges in profiles(graph, settings.tier):
+            config.add_optimization_profile(_profile(builder, network, ranges))
         data = builder.build_serialized_network(network, config)
         if data is None:
             raise flavour.failure(
@@ -173,7 +175,7 @@ def _config(flavour: Flavour, builder: Any, settings: Settings) -> Any:
     return config
 
 
-def _profile(flavour: Flavour, builder: Any, network: Any, ranges: dict[str, Range]) -> Any:
+def _profile(builder: Any, network: Any, ranges: Profile) -> Any:
     chosen = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)

@@ -11,7 +11,7 @@ from typing import Any
 
 from flashvsr_trt.configs.manifest import Manifest
 from flashvsr_trt.configs.tiers import Tier
-from flashvsr_trt.engines.profiles import profile
+from flashvsr_trt.engines.profiles import profiles
 from flashvsr_trt.engines.trt import Flavour
 
 DECODERS = {"tiny": "tc_decoder", "long": "tc_decoder", "full": "vae_decoder"}
@@ -28,7 +28,7 @@ class EngineKey:
     plugin: str  # digest of the plug-in's and the kernels' sources
     tier: str  # its name
     tier_values: str  # digest of its values
-    profiles: dict[str, Any]  # graph -> input -> [least, usual, largest]
+    profiles: dict[str, Any]  # graph -> profile -> input -> [least, usual, largest]
     flags: dict[str, Any]
     flavour: str
     version: str
@@ -87,11 +87,11 @@ def key_of(
     manifest: Manifest, tier: Tier, decoder: str, flavour: Flavour, targets: tuple[str, ...], flags: dict[str, Any]
 ) -> EngineKey:
     """The key of the set that serves this bundle, tier and target here and now."""
-    profiles = {
-        name: {
-            tensor: [list(r.min), list(r.opt), list(r.max)]
-            for tensor, r in profile(manifest.graphs[name], tier).items()
-        }
+    shapes = {
+        name: [
+            {tensor: [list(r.min), list(r.opt), list(r.max)] for tensor, r in ranges.items()}
+            for ranges in profiles(manifest.graphs[name], tier)
+        ]
         for name in graph_names(manifest, decoder)
     }
     return EngineKey(
@@ -100,7 +100,7 @@ def key_of(
         plugin=plugin_digest(),
         tier=tier.name,
         tier_values=tier.digest(),
-        profiles=profiles,
+        profiles=shapes,
         flags=flags | {"settings": SETTINGS},
         flavour=flavour.name,
         version=flavour.version,

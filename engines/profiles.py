@@ -9,6 +9,7 @@ from flashvsr_trt.configs.schedule import GRID
 from flashvsr_trt.configs.tiers import Tier
 
 Shape = tuple[int, ...]
+PICTURE = 4096  # largest side of a picture of several tiles
 VALUES = "size"  # an input whose numbers decide shapes: [output height, output width]
 
 
@@ -21,22 +22,38 @@ class Range:
     max: Shape
 
 
-def profile(graph: Graph, tier: Tier) -> dict[str, Range]:
-    """Range of every input of a graph, by name."""
-    least, usual, most = symbols(tier)
-    return {
-        tensor.name: Range(min=_shape(tensor, least), opt=_shape(tensor, usual), max=_shape(tensor, most))
-        for tensor in graph.inputs
-    }
+Profile = dict[str, Range]
 
 
-def symbols(tier: Tier) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
-    """Values of the contract's symbols: least, usual, largest. The usual picture is the largest: tiles fill it."""
-    height, width = tier.tile
-    least = {"H": GRID, "W": GRID, "T": 1, "ring": FIRST_SLABS, "slabs": 1, "height": 1, "width": 1}
-    most = {"H": height, "W": width, "T": STEP_FRAMES, "ring": tier.kv_slots, "slabs": tier.kv_slots - 1}
-    most |= {"height": height, "width": width}
-    return least, most, most
+def profiles(graph: Graph, tier: Tier) -> tuple[Profile, ...]:
+    """The ranges that a graph is built for, by input name; a call must lie within one of them.
+
+    The colour fix has two: a step's frames of a picture that is one tile, and one frame of a picture of many tiles.
+    """
+    found = []
+    for most in largest(graph, tier):
+        least = {"H": GRID, "W": GRID, "T": 1, "ring": FIRST_SLABS, "slabs": 1, "height": 1, "width": 1}
+        ranges = {
+            tensor.name: Range(min=_shape(tensor, least), opt=_shape(tensor, most), max=_shape(tensor, most))
+            for tensor in graph.inputs
+        }
+        found.append(ranges)
+    return tuple(found)
+
+
+def largest(graph: Graph, tier: Tier) -> tuple[dict[str, int], ...]:
+    """Largest values of the contract's symbols, profile by profile. They are the usual ones too: tiles fill them."""
+    if graph.name.startswith("post"):
+        one_tile = tuple(min(sides) for sides in zip(tier.tile, tier.decoder_tile, strict=True))
+        return _symbols(tier, one_tile, STEP_FRAMES), _symbols(tier, (PICTURE, PICTURE), 1)
+    decodes = graph.name.startswith(("tc_decoder", "vae_decoder"))
+    return (_symbols(tier, tier.decoder_tile if decodes else tier.tile, STEP_FRAMES),)
+
+
+def _symbols(tier: Tier, size: tuple[int, ...], frames: int) -> dict[str, int]:
+    height, width = size
+    slabs = {"ring": tier.kv_slots, "slabs": tier.kv_slots - 1}
+    return {"H": height, "W": width, "T": frames, "height": height, "width": width} | slabs
 
 
 def _shape(tensor: Tensor, values: dict[str, int]) -> Shape:

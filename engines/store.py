@@ -10,15 +10,17 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from flashvsr_trt.configs.cache import cache_root
 from flashvsr_trt.configs.errors import BundleError, WriteError
 from flashvsr_trt.configs.manifest import sha256_of
-from flashvsr_trt.engines.build import Plan
 from flashvsr_trt.engines.key import EngineKey
+
+if TYPE_CHECKING:
+    from flashvsr_trt.engines.build import Plan
 
 SCHEMA = 1
 FILE_NAME = "engines.json"

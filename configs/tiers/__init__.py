@@ -27,7 +27,8 @@ class Tier:
     Attributes:
         name: e.g. "8gb".
         memory_gib: device memory of the card.
-        tile: largest (height, width) of the picture that the networks see at once; multiples of 128.
+        tile: largest (height, width) that projector and DiT see at once, in output pixels; multiples of 128.
+        decoder_tile: the same of the decoder.
         kv_slots: most slots of the KV ring, 1 more than the largest kv_ratio.
         variant: what the tier is laid out for. tiny: projector and DiT take turns in memory with the decoder.
         weights: "bundle" keeps their type; "fp8" stores those of the DiT's matrix products in 8 bits.
@@ -39,6 +40,7 @@ class Tier:
     name: str
     memory_gib: int
     tile: tuple[int, int]
+    decoder_tile: tuple[int, int]
     kv_slots: int
     variant: str
     weights: str
@@ -48,7 +50,8 @@ class Tier:
 
     def __post_init__(self) -> None:
         checks = (
-            (all(side > 0 and side % GRID == 0 for side in self.tile), "tile", f"multiples of {GRID}"),
+            (_on_grid(self.tile), "tile", f"multiples of {GRID}"),
+            (_on_grid(self.decoder_tile), "decoder_tile", f"multiples of {GRID}"),
             (self.memory_gib > 0, "memory_gib", "above 0"),
             (self.kv_slots >= 3, "kv_slots", "at least 3, the slabs of step 0"),
             (self.variant in VARIANTS, "variant", " or ".join(VARIANTS)),
@@ -68,6 +71,10 @@ class Tier:
 
     def digest(self) -> str:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+def _on_grid(tile: tuple[int, int]) -> bool:
+    return all(side > 0 and side % GRID == 0 for side in tile)
 
 
 def load_tier(name: str | int) -> Tier:
@@ -97,12 +104,13 @@ def read_tier(path: Path) -> Tier:
         raise UsageError(f"tier {path} {problem} {key!r}", expected=", ".join(kinds))
     for key, kind in kinds.items():
         value = values[key]
-        if key == "tile":
+        pair = key.endswith("tile")
+        if pair:
             good = isinstance(value, list) and len(value) == 2 and all(type(side) is int for side in value)
             values[key] = tuple(value) if good else value
         else:
             good = type(value).__name__ == kind
         if not good:
-            expected = "[height, width]" if key == "tile" else f"a value of type {kind}"
+            expected = "[height, width]" if pair else f"a value of type {kind}"
             raise UsageError(f"tier {path}: {key} is {value!r}", expected=expected)
     return Tier(name=path.stem, **values)

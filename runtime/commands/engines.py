@@ -1,0 +1,213 @@
+"""`flashvsr-trt engines`: build, list, inspect, verify and clean TensorRT engine sets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flashvsr_trt.configs.errors import BackendUnavailable, UsageError
+from flashvsr_trt.configs.tiers import load_tier
+from flashvsr_trt.runtime import console
+from flashvsr_trt.runtime.bundle import open_bundle
+from flashvsr_trt.runtime.machine import gib, peak_rss
+
+if TYPE_CHECKING:  # TensorRT is looked for when a command runs, not for its --help
+    from flashvsr_trt.engines.sets import Wanted
+    from flashvsr_trt.engines.store import EngineSet
+
+VARIANTS = ("tiny", "long", "full")
+
+
+@click.group(invoke_without_command=True)
+@console.options
+@click.pass_context
+def engines(context: click.Context) -> None:
+    """Build, list, inspect, verify and clean TensorRT engine sets.
+
+    They lie in $FLASHVSR_TRT_CACHE, else in the user's cache folder.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+def _choice(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The flags that say which set is meant."""
+    for flag in (
+        click.option("--target", metavar="LIST", help="GPUs, e.g. sm86,sm89,sm120 [all RTX; tensorrt: this one]."),
+        click.option("--flavour", type=click.Choice(["tensorrt_rtx", "tensorrt"]), help="[the one installed]"),
+        click.option("-m", "--variant", type=click.Choice(VARIANTS), help="tiny and long share engines [the tier's]."),
+        click.option("--tier", default="8", show_default=True, metavar="GB|FILE", help="8, 12, 16, 24, 48 or a file."),
+        click.option("--bundle", metavar="DIR", envvar="FLASHVSR_TRT_BUNDLE", show_envvar=True, help="[packaged one]"),
+    ):
+        command = flag(command)
+    return command
+
+
+@engines.command()
+@_choice
+@click.option("--rebuild", is_flag=True, help="Build even if a valid set is there.")
+@console.options
+def build(rebuild: bool, **flags: Any) -> None:
+    """Build the engines of a bundle for a tier, unless a valid set is there.
+
+    With tensorrt_rtx this needs no GPU and builds for several at once.
+    """
+    from flashvsr_trt.engines import sets
+
+    wanted = choose(flags)
+    manifest = wanted.manifest
+    console.say("bundle", f"{wanted.bundle}: {manifest.model} {manifest.model_version}, {manifest.precision}")
+    console.say("", manifest.about)
+    console.say("engines", f"tier {wanted.tier.name}, {wanted.decoder}, for {', '.join(wanted.targets)}")
+    console.say("with", f"{wanted.flavour.name} {wanted.flavour.version}")
+    started = time.monotonic()
+    found = sets.ensure(
+        wanted,
+        lambda line: console.say("", line),
+        on_wait=lambda: console.say("", "another process is building this set: waiting for it"),
+        rebuild=rebuild,
+    )
+    rss = peak_rss()
+    console.say("done", f"{len(found.engines)} plans, {gib(found.bytes)}, in {time.monotonic() - started:.1f} s")
+    console.say("", f"peak memory of this process {gib(rss) if rss else 'unknown'}")
+    click.echo(found.folder)
+
+
+@engines.command(name="list")
+@console.options
+def list_sets() -> None:
+    """List the engine sets that are there, and why one would not be used."""
+    from flashvsr_trt.engines import store
+
+    for found in store.all_sets():
+        key = found.key
+        stale = outdated(found)
+        state = f"stale: {'; '.join(stale)}" if stale else "valid for its bundle"
+        click.echo(f"{found.folder.name}  {gib(found.bytes)}")
+        click.echo(f"  {found.bundle}, tier {key.tier}, {key.decoder}, {key.flavour} {key.version}")
+        click.echo(f"  for {', '.join(key.targets)}; {state}")
+
+
+@engines.command()
+@click.argument("name")
+@console.options
+def inspect(name: str) -> None:
+    """Show the plans of a set and what they are valid for. NAME is of `engines list`."""
+    found = named(name)
+    click.echo(f"{found.folder}\n{found.bundle}\n")
+    click.echo(f"{'graph':<16}{'plan':>10}{'weights':>10}{'scratch':>10}{'layers':>8}{'plug-ins':>10}{'built':>9}")
+    for graph, engine in found.engines.items():
+        sizes = "".join(f"{gib(size):>10}" for size in (engine.bytes, engine.weights, engine.activations))
+        click.echo(f"{graph:<16}{sizes}{engine.layers:>8}{engine.plugins:>10}{engine.seconds:>7.1f} s")
+    click.echo()
+    for member, value in found.key.as_dict().items():
+        if member != "profiles":
+            click.echo(f"{member:<12} {', '.join(value) if isinstance(value, (list, tuple)) else value}")
+    for graph, profiles in found.key.profiles.items():
+        for index, ranges in enumerate(profiles):
+            click.echo(f"shapes of {graph}" + (f", profile {index}" if len(profiles) > 1 else ""))
+            for tensor, (least, _, most) in ranges.items():
+                click.echo(f"  {tensor:<16} {least} .. {most}")
+
+
+@engines.command()
+@_choice
+@click.option("--min-psnr", type=float, default=40.0, show_default=True, help="Least agreement in dB.")
+@console.options
+def verify(min_psnr: float, **flags: Any) -> None:
+    """Check every byte of a set, then run its graphs against ONNX Runtime on the CPU.
+
+    The second needs a GPU that the set was built for; where there is none, that is said, and it ends with code 4.
+    """
+    from flashvsr_trt.engines import sets, store
+    from flashvsr_trt.runtime.backends.onnxruntime import OrtCpu
+    from flashvsr_trt.runtime.backends.tensorrt import TensorRt
+    from flashvsr_trt.runtime.verify import check_graphs
+
+    wanted = choose(flags)
+    found = store.open_set(sets.find(wanted).folder, hashed=True)
+    console.say("files", f"{len(found.engines)} plans, {gib(found.bytes)}: every SHA-256 is right")
+    try:
+        backend = TensorRt(found, wanted.flavour)
+    except BackendUnavailable as error:
+        raise BackendUnavailable(
+            f"the files are whole, but nothing was run: {error.came}", expected=error.expected, todo=error.todo
+        ) from error
+    bundle = open_bundle(wanted.bundle)
+    for result in check_graphs(bundle, OrtCpu(), backend, min_psnr=min_psnr):
+        console.say("graph", str(result))
+    console.say("done", "the engines compute what the bundle says")
+
+
+@engines.command()
+@click.option("--all", "everything", is_flag=True, help="Valid sets too.")
+@console.options
+def clean(everything: bool) -> None:
+    """Remove sets that no longer serve, and what killed builds left."""
+    from flashvsr_trt.engines import store
+
+    removed = store.clean(keep=lambda found: not everything and not outdated(found))
+    for folder in removed:
+        click.echo(f"removed {folder}")
+    if not removed:
+        click.echo(f"nothing to remove in {store.root()}")
+
+
+def choose(flags: dict[str, Any]) -> Wanted:
+    """The set that the flags name.
+
+    Raises:
+        FlashVSRError: no such bundle, tier or target, or no TensorRT.
+    """
+    from flashvsr_trt.engines import targets, trt
+    from flashvsr_trt.engines.sets import Wanted
+
+    tier = load_tier(flags["tier"])
+    bundle = open_bundle(flags["bundle"])
+    flavour = trt.load(flags["flavour"])
+    return Wanted(
+        bundle=bundle.folder,
+        manifest=bundle.manifest,
+        tier=tier,
+        variant=flags["variant"] or tier.variant,
+        flavour=flavour,
+        targets=targets.parse_targets(flags["target"], flavour),
+    )
+
+
+def named(name: str) -> EngineSet:
+    """The set of that folder or name.
+
+    Raises:
+        UsageError: none; BundleError: it is damaged.
+    """
+    from flashvsr_trt.engines import store
+
+    for folder in (Path(name), store.root() / name):
+        if (folder / store.FILE_NAME).is_file():
+            return store.open_set(folder)
+    known = ", ".join(found.folder.name for found in store.all_sets())
+    raise UsageError(f"there is no engine set {name!r}", expected=known or "a set built before", todo="engines list")
+
+
+def outdated(found: EngineSet) -> list[str]:
+    """Why a set no longer serves its own bundle with what is installed here."""
+    from dataclasses import replace
+
+    from flashvsr_trt.engines import trt
+    from flashvsr_trt.engines.key import plugin_digest
+
+    try:
+        version = trt.load(found.key.flavour).version
+    except BackendUnavailable:
+        version = found.key.version  # another machine's flavour: nothing here tells against it
+    now = replace(found.key, plugin=plugin_digest(), version=version)
+    try:
+        now = replace(now, tier_values=load_tier(found.key.tier).digest())
+    except UsageError:  # of a file of the user's own
+        return found.key.diff(now)
+    return found.key.diff(now)

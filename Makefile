@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 CLIP ?= tests/data/clip.mp4
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup test check lint types fmt wheel clean
+.PHONY: help run setup test check lint types fmt wheel kernels engines engines-full clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,28 @@ fmt: $(VENV)/dev ## format in place
 
 wheel: $(VENV)/dev ## build a wheel into dist/
 	$(BIN)/python -m pip wheel -q --no-deps -w dist .
+
+kernels: $(VENV)/base ## compile the attention kernels for every GPU generation; needs no GPU [ARCH="80 89"]
+	$(BIN)/python -m pip install -q -e '.[kernels]'
+	$(BIN)/python -m flashvsr_trt.plugins_trt.kernels.build plugins_trt/lib/kernels $(if $(ARCH),--arch $(ARCH))
+
+# The official weights if they are in this folder, else the bundle in the package.
+WEIGHTS ?= $(firstword $(wildcard FlashVSR-v1.1 FlashVSR))
+BUNDLE ?= $(if $(WEIGHTS),build/bundles/$(notdir $(WEIGHTS)))
+VARIANT ?= tiny
+TIER ?= 8
+
+build/bundles/%/manifest.json: | $(VENV)/dev
+	$(BIN)/flashvsr-trt export --weights $(WEIGHTS) -o $(@D) --overwrite
+
+engines: $(VENV)/base $(if $(WEIGHTS),$(BUNDLE)/manifest.json) ## build TensorRT engines [VARIANT=tiny TIER=8 TARGET=sm86,sm89 BUNDLE= WEIGHTS=]
+	@echo "$(if $(BUNDLE),bundle $(BUNDLE)$(if $(WEIGHTS), of the official weights in $(WEIGHTS)),no official weights here: the bundle in the package)"
+	$(BIN)/python -m pip install -q -e '.[$(or $(EXTRA),rtx)]'
+	$(BIN)/flashvsr-trt engines build --variant $(VARIANT) --tier $(TIER) $(if $(TARGET),--target $(TARGET)) $(if $(BUNDLE),--bundle $(BUNDLE))
+
+engines-full: $(VENV)/dev ## build a real-size network of random weights for tier 24; prints time, memory, sizes
+	test -f build/bundles/real/manifest.json || $(BIN)/flashvsr-trt export --random-weights --no-check -o build/bundles/real
+	$(BIN)/flashvsr-trt engines build --bundle build/bundles/real --tier 24 --rebuild
 
 clean: ## remove .venv, build, dist, out
 	rm -rf $(VENV) build dist out

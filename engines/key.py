@@ -51,6 +51,7 @@ class EngineKey:
         return EngineKey(**{**data, "targets": tuple(data["targets"])})
 
 
+_NAMED = 3  # differences that a reason lists
 _WORDS = {
     "bundle": "the bundle has changed",
     "decoder": "the decoder",
@@ -69,7 +70,8 @@ def _reason(name: str, built: Any, wanted: Any) -> str:
     words = _WORDS[name]
     if isinstance(built, dict):
         odd = sorted(key for key in built.keys() | wanted.keys() if built.get(key) != wanted.get(key))
-        return f"{words} of {', '.join(odd)} differ"
+        rest = f" and {len(odd) - _NAMED} more" if len(odd) > _NAMED else ""
+        return f"{words} differ: {', '.join(odd[:_NAMED])}{rest}"
     if words.endswith("changed"):
         return f"{words}: {built[:12]} then, {wanted[:12]} now"
     if isinstance(built, tuple):

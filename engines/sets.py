@@ -71,7 +71,7 @@ def ensure(
     """The set that serves `wanted`, built if there is none; each reason why another does not serve is reported."""
     check(wanted)
     key = wanted.key()
-    found = store.find(key)
+    found = store.find(key, wanted.bundle.absolute())
     if isinstance(found, EngineSet) and not rebuild:
         return found
     if isinstance(found, Stale):
@@ -80,8 +80,11 @@ def ensure(
     if wanted.manifest.precision == "fp32":
         report("the bundle is fp32: its attention runs in fp16, for the kernels have 16 bits; all else in fp32")
     manifest = wanted.manifest
-    about = f"{manifest.model} {manifest.model_version} {manifest.precision}"
-    return store.create(key, _plans(wanted, report), bundle=about, on_wait=on_wait, rebuild=rebuild)
+    about = {
+        "bundle": f"{manifest.model} {manifest.model_version} {manifest.precision}",
+        "source": str(wanted.bundle.absolute()),
+    }
+    return store.create(key, _plans(wanted, report), about, on_wait=on_wait, rebuild=rebuild)
 
 
 def find(wanted: Wanted) -> EngineSet:
@@ -90,7 +93,7 @@ def find(wanted: Wanted) -> EngineSet:
     Raises:
         BackendUnavailable: there is none; with each reason why another does not serve.
     """
-    found = store.find(wanted.key())
+    found = store.find(wanted.key(), wanted.bundle.absolute())
     if isinstance(found, EngineSet):
         return found
     reasons = "".join(f"\n    {line}" for line in found.lines())

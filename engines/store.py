@@ -49,6 +49,7 @@ class EngineSet:
     key: EngineKey
     engines: dict[str, Engine]
     bundle: str  # what the bundle says of itself, for people
+    source: str  # the bundle's folder at the time
 
     def path(self, graph: str) -> Path:
         return self.folder / self.engines[graph].file
@@ -79,18 +80,15 @@ def folder_of(key: EngineKey) -> Path:
     return root() / f"{key.bundle[:12]}-{key.tier}-{key.decoder}-{short}{key.version}-{target}"
 
 
-def find(key: EngineKey) -> EngineSet | Stale:
-    """The set of that key; or what stands in its place for the same bundle or the same tier and target."""
+def find(key: EngineKey, source: Path) -> EngineSet | Stale:
+    """The set of that key; or the sets of the same bundle (by content or by folder) and tier that it is not."""
     stale = []
     for found in all_sets():
         reasons = found.key.diff(key)
         if not reasons:
             return found
-        if found.folder == folder_of(key) or (found.key.tier, found.key.decoder, found.key.targets) == (
-            key.tier,
-            key.decoder,
-            key.targets,
-        ):
+        same_bundle = found.key.bundle == key.bundle or found.source == str(source)
+        if same_bundle and (found.key.tier, found.key.decoder) == (key.tier, key.decoder):
             stale.append((found.folder, tuple(reasons)))
     return Stale(tuple(stale))
 
@@ -123,7 +121,13 @@ def open_set(folder: Path, *, hashed: bool = False) -> EngineSet:
         if data["schema"] != SCHEMA:
             raise BundleError(f"{path} has schema {data['schema']}", expected=str(SCHEMA), todo=redo)
         engines = {name: Engine(**engine) for name, engine in data["engines"].items()}
-        found = EngineSet(folder=folder, key=EngineKey.parse(data["key"]), engines=engines, bundle=data["bundle"])
+        found = EngineSet(
+            folder=folder,
+            key=EngineKey.parse(data["key"]),
+            engines=engines,
+            bundle=data["bundle"],
+            source=data["source"],
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{path} cannot be read: {error}", expected="an engine set", todo=redo) from error
     for name, engine in engines.items():
@@ -139,8 +143,8 @@ def open_set(folder: Path, *, hashed: bool = False) -> EngineSet:
 def create(
     key: EngineKey,
     plans: Iterable[Plan],
+    about: dict[str, str],
     *,
-    bundle: str = "",
     on_wait: Callable[[], None] = lambda: None,
     rebuild: bool = False,
 ) -> EngineSet:
@@ -151,7 +155,7 @@ def create(
     Args:
         key: what the plans are valid for.
         plans: built when they are asked for.
-        bundle: a line for people.
+        about: "bundle", a line for people, and "source", the bundle's folder.
         on_wait: called when another process is building the same set.
         rebuild: build even if the set is there; the old one stays until the new one is whole.
 
@@ -162,14 +166,14 @@ def create(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target, on_wait):
-            found = find(key)
-            if isinstance(found, EngineSet) and not rebuild:
+            found = None if rebuild else _valid(target, key)
+            if found is not None:
                 return found
             part = target.with_name(f".{target.name}{PART}")
             shutil.rmtree(part, ignore_errors=True)  # of a build that was killed
             part.mkdir()
             try:
-                _write_set(part, key, plans, bundle)
+                _write_set(part, key, plans, about)
                 _replace(part, target)
             finally:
                 shutil.rmtree(part, ignore_errors=True)
@@ -178,6 +182,15 @@ def create(
             f"{target} cannot be written: {error}", todo="free disk space, or name another folder in FLASHVSR_TRT_CACHE"
         ) from error
     return open_set(target)
+
+
+def _valid(folder: Path, key: EngineKey) -> EngineSet | None:
+    """The set there, if it is whole and of that key."""
+    try:
+        found = open_set(folder)
+    except BundleError:
+        return None
+    return None if found.key.diff(key) else found
 
 
 @contextmanager
@@ -195,11 +208,11 @@ def _locked(target: Path, on_wait: Callable[[], None]) -> Iterator[None]:
         lock.release()
 
 
-def _write_set(part: Path, key: EngineKey, plans: Iterable[Plan], bundle: str) -> None:
+def _write_set(part: Path, key: EngineKey, plans: Iterable[Plan], about: dict[str, str]) -> None:
     engines = {}
     for plan in plans:
         engines[plan.graph] = asdict(_write_plan(part, plan))
-    data = {"schema": SCHEMA, "bundle": bundle, "key": key.as_dict(), "engines": engines}
+    data = {"schema": SCHEMA, **about, "key": key.as_dict(), "engines": engines}
     _write(part / FILE_NAME, (json.dumps(data, indent=1, sort_keys=True) + "\n").encode())
 
 

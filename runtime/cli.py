@@ -21,6 +21,8 @@ COMMANDS = {
     "run": "Upscale videos, images or folders of images.",
     "info": "Say what is in a video file or a bundle.",
     "export": "Make a bundle from the official weights.",
+    "engines": "Build, list, inspect, verify and clean TensorRT engines.",
+    "plan": "Say how a video would be computed in the memory of a card.",
     "weights": "Download or check the official weights.",
     "doctor": "Say what works on this machine, and what a run would use.",
     "bench": "Measure the speed on this machine.",

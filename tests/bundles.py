@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version as version_of
 from pathlib import Path
 
@@ -35,9 +36,11 @@ TINY = Config(
 SEEDED = Options(precision="fp32", model="seeded", about="random weights", meaningful=False, check=False)
 
 
-def seeded(config: pytest.Config, version: str) -> Path:
+def seeded(config: pytest.Config, version: str, precision: str = "fp32") -> Path:
     """A bundle of random weights."""
-    return cached(config, f"seeded-{version}", lambda: random_weights(TINY, 0, version=version), SEEDED)
+    options = replace(SEEDED, precision=precision)
+    name = f"seeded-{version}-{precision}"
+    return cached(config, name, lambda: random_weights(TINY, 0, version=version), options)
 
 
 def cached(config: pytest.Config, name: str, weights: Callable[[], Weights], options: Options) -> Path:

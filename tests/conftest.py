@@ -18,3 +18,9 @@ def seeded_bundle(pytestconfig: pytest.Config) -> Path:
 def seeded_bundle_v1(pytestconfig: pytest.Config) -> Path:
     """A v1 bundle of random weights in fp32; shared and kept likewise."""
     return bundles.seeded(pytestconfig, "v1")
+
+
+@pytest.fixture(scope="session")
+def seeded_bundle_fp16(pytestconfig: pytest.Config) -> Path:
+    """A v1.1 bundle of random weights in fp16, the type that engines are built from; shared and kept likewise."""
+    return bundles.seeded(pytestconfig, "v1.1", "fp16")

@@ -56,7 +56,7 @@ class WeightFiles:
             file.close()
 
     def _place(self, tensor: ir.TensorProtocol, location: str, name: str | None) -> ir.ExternalTensor:
-        data = memoryview(np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8))
+        data = np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data
         key = (str(tensor.dtype), hashlib.sha256(data).hexdigest())
         if key not in self._places:
             self._places[key] = (location, self._append(data, location), data.nbytes)

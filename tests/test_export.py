@@ -13,23 +13,26 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
+from click.testing import CliRunner
 from filelock import FileLock
 from torch import nn
 
 from flashvsr_trt.configs import manifest as manifests
 from flashvsr_trt.configs.contract import BITS, COLOUR_FIXES, FIRST_LATENTS, Graph, Tensor, evaluate_shape
-from flashvsr_trt.configs.errors import BundleError, FlashVSRError, OutputExists, UsageError, WriteError
+from flashvsr_trt.configs.errors import BundleError, FlashVSRError, OutputExists, UsageError, WeightsError, WriteError
 from flashvsr_trt.export import bundle as bundle_module
 from flashvsr_trt.export.bundle import Options, export_bundle
 from flashvsr_trt.export.colour import Post
 from flashvsr_trt.export.dit import Dit
 from flashvsr_trt.export.external import ALIGNMENT, INLINE_BYTES, WeightFiles
 from flashvsr_trt.export.lq_proj import LqProj
-from flashvsr_trt.export.seeded import random_weights
+from flashvsr_trt.export.seeded import random_weights, write
 from flashvsr_trt.export.tc_decoder import TcDecoder
 from flashvsr_trt.export.to_onnx import Step, to_model
 from flashvsr_trt.export.validate import random_inputs, validate
+from flashvsr_trt.export.weights import FILES
 from flashvsr_trt.plugins_trt.spec import ABI, BLOCK_SPARSE_ATTENTION, DOMAIN
+from flashvsr_trt.runtime.commands import export as command
 
 CANVASES = ((128, 128), (256, 384), (640, 384))
 
@@ -307,6 +310,60 @@ def test_two_exports_to_one_folder(tmp_path):
 def test_wrong_options(choices):
     with pytest.raises(UsageError):
         Options(**choices)
+
+
+# --- command line
+
+
+def cli(*arguments: str):
+    return CliRunner().invoke(command.export, list(arguments))
+
+
+@pytest.mark.usefixtures("one_network")
+def test_command_writes_a_bundle(tmp_path):
+    out = tmp_path / "bundle"
+    arguments = ("--random-weights", "--size", "small", "--seed", "3", "--precision", "fp32", "-o", str(out))
+    assert cli(*arguments).exit_code == 0
+    manifest = manifests.load(out, verify="hash")
+    assert (manifest.model, manifest.model_version, manifest.meaningful) == ("seeded", "v1.1", False)
+    assert "seed 3" in manifest.about
+    assert isinstance(cli(*arguments).exception, OutputExists)
+
+
+@pytest.mark.usefixtures("one_network")
+def test_command_takes_the_official_layout(tmp_path):
+    write(weights(), tmp_path / "w")
+    result = cli("--weights", str(tmp_path / "w"), "-o", str(tmp_path / "bundle"), "--precision", "fp32")
+    assert result.exit_code == 0, result.exception
+    manifest = manifests.load(tmp_path / "bundle")
+    assert set(manifest.weights) == set(FILES)
+    assert manifest.weights[FILES[0]] == manifests.sha256_of(tmp_path / "w" / FILES[0])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--weights", "x", "--random-weights"),
+        ("--weights", "x", "--seed", "1"),
+        ("--weights", "x", "--size", "small"),
+        ("--random-weights", "--half-storage"),
+    ],
+)
+def test_flags_that_cannot_be_honoured(tmp_path, arguments):
+    result = cli(*arguments, "-o", str(tmp_path / "bundle"))
+    assert isinstance(result.exception, UsageError)
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_weights_are_named(tmp_path):
+    (tmp_path / "w").mkdir()
+    result = cli("--weights", str(tmp_path / "w"), "-o", str(tmp_path / "bundle"))
+    assert isinstance(result.exception, WeightsError)
+    assert FILES[0] in str(result.exception)
+
+
+# --- tracing
 
 
 def test_example_graph_of_the_contract_is_split_once_per_axis():

@@ -24,6 +24,17 @@ class HostState:
             self.arrays[name] = backend.host_array(buffer.shape, buffer.dtype)
         backend.download(buffer, self.arrays[name])
 
+    def put_into(self, arrays: dict[str, np.ndarray], prefix: str = "") -> None:
+        """Adds everything to a dictionary of arrays, under names that begin with `prefix`."""
+        arrays |= {prefix + name: array for name, array in self.arrays.items()}
+        arrays[f"{prefix}slabs"] = np.asarray(self.slabs)
+
+    @classmethod
+    def out_of(cls, arrays: Mapping[str, np.ndarray], prefix: str = "") -> HostState:
+        """What `put_into` added under that prefix."""
+        own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+        return cls(slabs=int(own.pop("slabs")), arrays=own)
+
     @property
     def bytes(self) -> int:
         return sum(array.nbytes for array in self.arrays.values())

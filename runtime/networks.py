@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from flashvsr_trt.runtime.backends.base import Backend, Buffer
+from flashvsr_trt.runtime.bound import HostState
 from flashvsr_trt.runtime.bundle import Bundle
 from flashvsr_trt.runtime.decoders import DECODERS, Post
 from flashvsr_trt.runtime.denoiser import Denoiser
@@ -31,6 +32,16 @@ class Networks:
         """Forgets the stream: the next step is step 0."""
         self._denoiser.reset()
         self._decoder.reset()
+
+    def save_state(self, host: HostState) -> None:
+        """Copies all that the next step needs to host memory; every denoised step has been decoded."""
+        self._denoiser.save_state(host)
+        self._decoder.save_state(host)
+
+    def load_state(self, host: HostState) -> None:
+        """Goes on with the stream that `save_state` left."""
+        self._denoiser.load_state(host, (0, 0))
+        self._decoder.load_state(host)
 
     def denoise(self, step: int, lq: np.ndarray) -> Buffer:
         """LQ projector and DiT of one step.

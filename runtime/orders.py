@@ -6,11 +6,12 @@ All give the frames of the same steps in the same order; they differ in what is 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
 from flashvsr_trt.runtime.backends.base import Buffer
+from flashvsr_trt.runtime.bound import HostState
 from flashvsr_trt.runtime.networks import Networks
 from flashvsr_trt.runtime.tiled import TiledNetworks
 
@@ -37,6 +38,21 @@ class Order(ABC):
     def run(self, condition: Condition) -> Iterator[np.ndarray]:
         """The frames of all steps taken, one at a time, and ready for more steps; none without a step."""
 
+    @abstractmethod
+    def save_state(self) -> dict[str, np.ndarray]:
+        """A host copy of all that the next step needs, by name; every step taken has been run."""
+
+    @abstractmethod
+    def load_state(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Goes on with the stream that `save_state` left."""
+
+
+def _saved(networks: Networks) -> dict[str, np.ndarray]:
+    host, arrays = HostState(), dict[str, np.ndarray]()
+    networks.save_state(host)
+    host.put_into(arrays)
+    return arrays
+
 
 class Interleaved(Order):
     """Every step is decoded at once: the least delay."""
@@ -60,6 +76,13 @@ class Interleaved(Order):
         if self._taken is not None:
             (step, latents), self._taken = self._taken, None
             yield from self._networks.decode(step, latents, condition(step))
+
+    def save_state(self) -> dict[str, np.ndarray]:
+        return _saved(self._networks)
+
+    def load_state(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self.reset()
+        self._networks.load_state(HostState.out_of(arrays))
 
 
 class Phased(Order):
@@ -88,6 +111,13 @@ class Phased(Order):
             yield from self._networks.decode(step, self._networks.restore(latents), condition(step))
         self._taken.clear()
         self._networks.release_decode()
+
+    def save_state(self) -> dict[str, np.ndarray]:
+        return _saved(self._networks)
+
+    def load_state(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self.reset()
+        self._networks.load_state(HostState.out_of(arrays))
 
 
 class Tiled(Order):
@@ -118,3 +148,10 @@ class Tiled(Order):
         taken.clear()
         decoded = list(zip(indices, latents, strict=True))
         yield from self._networks.decode(decoded, [condition(step) for step in indices])
+
+    def save_state(self) -> dict[str, np.ndarray]:
+        return self._networks.save_state()
+
+    def load_state(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self.reset()
+        self._networks.load_state(arrays)

@@ -10,7 +10,7 @@ files. Each phase has the device for itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -134,6 +134,24 @@ class TiledNetworks:
                     done += len(new)
                     self._on_work()
             decoder.save_state(self._decoder_states[index])
+
+    def save_state(self) -> dict[str, np.ndarray]:
+        """All that the next segment needs, by name."""
+        arrays: dict[str, np.ndarray] = {}
+        for prefix, state in self._named_states():
+            state.put_into(arrays, prefix)
+        return arrays
+
+    def load_state(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Goes on with the stream that `save_state` left."""
+        for prefix, state in self._named_states():
+            loaded = HostState.out_of(arrays, prefix)
+            state.arrays, state.slabs = loaded.arrays, loaded.slabs
+
+    def _named_states(self) -> Iterator[tuple[str, HostState]]:
+        for kind, states in (("dit", self._dit_states), ("decoder", self._decoder_states)):
+            for index, state in enumerate(states):
+                yield f"{kind}{index}/", state
 
     @property
     def host_bytes(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from flashvsr_trt.runtime.tiled import TiledNetworks
 from flashvsr_trt.runtime.tiles import Tiling
 
 VARIANTS = {"tiny": "tc_decoder", "long": "tc_decoder", "full": "vae_decoder"}  # and the decoder that each needs
+
+_STEP = "step"  # the name under which a saved state has the index of the next step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +181,37 @@ class Upscaler:
                     yield frame
         self._begin()
 
+    @property
+    def settled(self) -> int:
+        """Frames of this stream that have left once `settle` has given its own."""
+        return schedule.step_output(self._step - 1)[1] if self._step else 0
+
+    def settle(self) -> Iterator[np.ndarray]:
+        """Gives the frames of all steps that have begun, without waiting for the rest of a phase; take all of them."""
+        for frame in self._order.run(self._condition):
+            self._given += 1
+            yield frame
+
+    def save_state(self) -> dict[str, np.ndarray]:
+        """A host copy of all that the frames after `settled` depend on, by name; only after `settle`.
+
+        Empty before the first step: the stream may as well begin again.
+        """
+        return {**self._order.save_state(), _STEP: np.asarray(self._step)} if self._step else {}
+
+    def load_state(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Goes on with the stream that `save_state` left: its frame number `settled` is the next to push.
+
+        The result is the same, bit for bit, on the same back end.
+        """
+        self._begin()
+        if not arrays:
+            return
+        self._order.load_state({name: array for name, array in arrays.items() if name != _STEP})
+        self._step = int(arrays[_STEP])
+        self._pushed = self._given = self.settled
+        self._seen = schedule.LOOK_AHEAD
+
     def _owed(self, missing: int) -> Iterator[np.ndarray]:
         for _ in range(missing):
             yield from self._advance(self._last)
@@ -196,10 +229,14 @@ class Upscaler:
         self._pushed = self._given = self._step = 0
         self._waiting: list[np.ndarray] = []  # LQ frames that the next step reads
         self._conditions: deque[np.ndarray] = deque()  # LQ frames whose output is still owed
+        self._seen = 0  # of the frames that come next, how many the networks have seen before their state was saved
 
     def _advance(self, lq: np.ndarray) -> Iterator[np.ndarray]:
-        self._waiting.append(lq)
         self._conditions.append(lq)
+        if self._seen:
+            self._seen -= 1
+            return
+        self._waiting.append(lq)
         begin, end = schedule.step_input(self._step)
         if len(self._waiting) < end - begin:
             return

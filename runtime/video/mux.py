@@ -52,7 +52,7 @@ def open_output(
         source = open_container(info.path) if with_source else None
         options = _container_options(target.muxer, source)
         output = av.open(file, "w", format=target.muxer, container_options=options)
-        stream = _add_video(output, info, target)
+        stream = add_video(output, info, target)
         if source is not None:
             with source:
                 copy_tags(info, output, source, stream)
@@ -80,7 +80,8 @@ def _container_options(muxer: str, source: InputContainer | None) -> dict[str, s
     return {}
 
 
-def _add_video(output: OutputContainer, info: SourceInfo, target: VideoTarget) -> VideoStream:
+def add_video(output: OutputContainer, info: SourceInfo, target: VideoTarget) -> VideoStream:
+    """Adds the video encoder's stream; the encoder opens with the header."""
     settings = target.encoder
     if settings.codec == "libsvtav1":
         os.environ.setdefault("SVT_LOG", "1")  # it writes thirty lines to stderr otherwise; 1 is errors only

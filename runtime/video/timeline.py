@@ -31,3 +31,11 @@ class Timeline:
             placed = self._next if restarted else self._last + 1
         self._last, self._next = placed, placed + max(1, duration)
         return placed
+
+    def state(self) -> list[int | None]:
+        """For `restore`: all that the next stamps depend on."""
+        return [self._last, self._next, self._offset]
+
+    def restore(self, state: list[int | None]) -> None:
+        """Goes on where the Timeline whose `state` this is left off."""
+        self._last, self._next, self._offset = state[0], state[1] or 0, state[2] or 0

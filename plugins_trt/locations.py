@@ -9,3 +9,8 @@ from pathlib import Path
 def kernels_folder() -> Path:
     """The folder of cubins and kernels.json; it need not exist."""
     return Path(str(files("flashvsr_trt.plugins_trt").joinpath("spec.py"))).parent / "lib" / "kernels"
+
+
+def ort_library() -> Path:
+    """The custom-op library for ONNX Runtime; it need not exist."""
+    return kernels_folder() / "libflashvsr_ort.so"

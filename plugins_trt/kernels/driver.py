@@ -164,14 +164,20 @@ def load_kernels(
         raise BackendUnavailable(
             f"{folder} holds no {INDEX}", expected="compiled kernels", todo="make kernels"
         ) from None
-    architecture = pick(entries, driver.compute_capability())
+    chosen = choose(entries, pick(entries, driver.compute_capability()), element, implementations)
+    return {name: _load(folder, entry, driver) for name, entry in chosen.items()}
+
+
+def choose(
+    entries: list[dict[str, Any]], architecture: int, element: str, implementations: tuple[str, ...] = IMPLEMENTATIONS
+) -> dict[str, dict[str, Any]]:
+    """The entries of the index to take for an architecture and a type, by kernel."""
     fitting = [e for e in entries if e["architecture"] == architecture and e["element"] in (element, "float32")]
     chosen = {
         e["kernel"]: e for implementation in implementations for e in fitting if e["implementation"] == implementation
     }
     replaced = {name for entry in chosen.values() for name in entry["replaces"]}
-    chosen = {name: entry for name, entry in chosen.items() if name not in replaced}
-    return {name: _load(folder, entry, driver) for name, entry in chosen.items()}
+    return {name: entry for name, entry in chosen.items() if name not in replaced}
 
 
 def _load(folder: Path, entry: dict[str, Any], driver: Driver) -> Kernel:

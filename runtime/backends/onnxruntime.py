@@ -14,9 +14,9 @@ from flashvsr_trt.configs.errors import BackendUnavailable, BundleError, FlashVS
 from flashvsr_trt.runtime.backends.base import NUMPY_TYPES, Backend, Buffer, StepGraph
 
 # Codes of onnx.TensorProto; the runtime does not import onnx.
-_ONNX_TYPES = {"float32": 1, "uint8": 2, "uint16": 4, "int64": 7, "float16": 10, "bfloat16": 16}
-_FATAL_ONLY = 4  # ONNX Runtime also raises what it logs; printing both tells the user twice
-_OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory", "out of memory")
+ONNX_TYPES = {"float32": 1, "uint8": 2, "uint16": 4, "int64": 7, "float16": 10, "bfloat16": 16}
+FATAL_ONLY = 4  # ONNX Runtime also raises what it logs; printing both tells the user twice
+_OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory", "out of memory", "ALLOC_FAILED")
 
 
 class OrtCpu(Backend):
@@ -53,14 +53,14 @@ class OrtCpu(Backend):
 
     def load(self, path: Path, graph: Graph) -> StepGraph:
         options = ort.SessionOptions()
-        options.log_severity_level = _FATAL_ONLY
+        options.log_severity_level = FATAL_ONLY
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
         started = time.perf_counter()
         try:
             session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions have no common base class of their own
-            raise _load_error(path, error) from error
+            raise load_error(path, error) from error
         finally:
             self.load_seconds += time.perf_counter() - started
         return _OrtGraph(self, session, path, graph)
@@ -82,31 +82,36 @@ class _OrtGraph(StepGraph):
     def __init__(self, backend: OrtCpu, session: ort.InferenceSession, path: Path, graph: Graph) -> None:
         self._backend, self._session, self._path, self._name = backend, session, path, graph.name
         self._binding = session.io_binding()
-        for kind, offered, wanted in (
-            ("input", {t.name for t in session.get_inputs()}, {t.name for t in graph.inputs}),
-            ("output", {t.name for t in session.get_outputs()}, {t.name for t in graph.outputs}),
-        ):
-            if offered != wanted:
-                odd = ", ".join(sorted(offered ^ wanted)[:5])
-                raise BundleError(
-                    f"{path}: the {kind}s differ from the manifest's ({odd})",
-                    expected="graph and manifest of one export",
-                    todo="export the bundle again",
-                )
+        check_names(session, path, graph)
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         binding = self._binding
         for name, buffer in inputs.items():
-            binding.bind_input(name, "cpu", 0, _ONNX_TYPES[buffer.dtype], buffer.shape, buffer.pointer)
+            binding.bind_input(name, "cpu", 0, ONNX_TYPES[buffer.dtype], buffer.shape, buffer.pointer)
         for name, buffer in outputs.items():
-            binding.bind_output(name, "cpu", 0, _ONNX_TYPES[buffer.dtype], buffer.shape, buffer.pointer)
+            binding.bind_output(name, "cpu", 0, ONNX_TYPES[buffer.dtype], buffer.shape, buffer.pointer)
         started = time.perf_counter()
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:  # as in load
-            raise _run_error(self._path, error) from error
+            raise run_error(self._path, error) from error
         finally:
             self._backend.seconds[self._name] += time.perf_counter() - started
+
+
+def check_names(session: ort.InferenceSession, path: Path, graph: Graph) -> None:
+    """Raises BundleError where the graph's tensors are not those of the manifest."""
+    for kind, offered, wanted in (
+        ("input", {t.name for t in session.get_inputs()}, {t.name for t in graph.inputs}),
+        ("output", {t.name for t in session.get_outputs()}, {t.name for t in graph.outputs}),
+    ):
+        if offered != wanted:
+            odd = ", ".join(sorted(offered ^ wanted)[:5])
+            raise BundleError(
+                f"{path}: the {kind}s differ from the manifest's ({odd})",
+                expected="graph and manifest of one export",
+                todo="export the bundle again",
+            )
 
 
 def _last_line(error: Exception) -> str:
@@ -114,20 +119,22 @@ def _last_line(error: Exception) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-def _load_error(path: Path, error: Exception) -> FlashVSRError:
+def load_error(path: Path, error: Exception) -> FlashVSRError:
+    """What ONNX Runtime raised for a graph that it was to load, as an error of this project."""
     text = _last_line(error)
     if any(mark in text for mark in _OUT_OF_MEMORY):
-        return OutOfMemory(f"{path}: {text}", todo="free host memory or use a smaller bundle")
+        return OutOfMemory(f"{path}: {text}", todo="free memory or use a smaller bundle")
     if "NOT_IMPLEMENTED" in text:
         return BackendUnavailable(
             f"{path}: {text}",
-            expected="a bundle that ONNX Runtime's CPU kernels can run: fp32 or fp16",
+            expected="a bundle that this device has kernels for: on a CPU fp32 or fp16",
             todo="export with --precision fp32, or use a GPU back end",
         )
     return BundleError(f"{path} does not load: {text}", expected="a step graph of this bundle", todo="export it again")
 
 
-def _run_error(path: Path, error: Exception) -> FlashVSRError:
+def run_error(path: Path, error: Exception) -> FlashVSRError:
+    """What ONNX Runtime raised for a graph that it was to run, as an error of this project."""
     text = _last_line(error)
     if any(mark in text for mark in _OUT_OF_MEMORY):
         return OutOfMemory(f"{path}: {text}", todo="use a smaller scale or variant tiny")

@@ -1,0 +1,75 @@
+// BlockSparseAttention on a GPU from C++: the same kernels in the same order as plugins_trt/attention_op.py.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "driver.hpp"
+
+namespace flashvsr {
+
+enum class Element { kFloat16, kBFloat16 };
+
+// Sizes of one call: query slabs, cached slabs, windows of a slab as rows x columns, heads, local range.
+struct Problem {
+  int slabs, cached_slabs, rows, columns, heads, local_range;
+
+  int win() const { return rows * columns; }
+  int dim() const;
+  int q_windows() const { return slabs * win(); }
+  int k_windows() const { return (slabs + cached_slabs) * win(); }
+  int items() const { return heads * q_windows(); }
+};
+
+// Device addresses, as in plugins_trt/spec.py. `k_cache`, `v_cache` and `slabs` may be null without cached slabs.
+struct Tensors {
+  const void *q, *k, *v, *k_cache, *v_cache, *slabs, *topk;
+  void* out;
+};
+
+// Bytes of device memory that a call works in, 256-byte aligned.
+std::size_t workspace_bytes(const Problem& problem);
+
+// Whether the embedded kernels run on a device of that compute capability, e.g. 90.
+bool can_serve(int compute_capability);
+
+// The kernels of one element type on one device. Thread-safe. Errors are std::runtime_error.
+class Attention {
+ public:
+  Attention(int device, Element element);
+  ~Attention();
+  Attention(const Attention&) = delete;
+  Attention& operator=(const Attention&) = delete;
+
+  // One for all callers of the process.
+  static std::shared_ptr<const Attention> shared(int device, Element element);
+
+  // Launches selection and attention on `stream`, in the device's primary context. Allocates nothing.
+  void enqueue(const Problem& problem, const Tensors& tensors, void* workspace, CUstream stream) const;
+
+ private:
+  struct Argument {
+    int value;  // index of its value in a call
+    int kind;
+  };
+  struct Kernel {
+    int stage;
+    CUfunction function;
+    int threads, shared_bytes, scratch_pointers;
+    bool persistent;
+    std::vector<Argument> arguments;
+  };
+
+  void load();
+  void launch(const Kernel& kernel, const std::uint64_t* values, CUstream stream) const;
+
+  Context context_;
+  Element element_;
+  int multiprocessors_ = 0;
+  std::vector<CUmodule> modules_;
+  std::vector<Kernel> kernels_;  // in launch order
+};
+
+}  // namespace flashvsr

@@ -1,0 +1,85 @@
+#include "driver.hpp"
+
+#include <dlfcn.h>
+
+#include <stdexcept>
+
+namespace flashvsr {
+
+namespace {
+
+template <class Function>
+void bind(void* library, const char* name, Function& function, bool needed = true) {
+  function = reinterpret_cast<Function>(dlsym(library, name));
+  if (needed && function == nullptr) {
+    throw std::runtime_error(std::string("the CUDA driver has no ") + name + ": install a newer driver");
+  }
+}
+
+Driver load() {
+  void* library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_GLOBAL);
+  if (library == nullptr) throw std::runtime_error(std::string("the CUDA driver does not load: ") + dlerror());
+  Driver driver{};
+  // cuda.h gives some functions another name; these are the exported ones.
+  bind(library, "cuInit", driver.init);
+  bind(library, "cuGetErrorString", driver.error_string);
+  bind(library, "cuDeviceGet", driver.device_get);
+  bind(library, "cuDeviceGetAttribute", driver.device_attribute);
+  bind(library, "cuDevicePrimaryCtxRetain", driver.context_retain);
+  bind(library, "cuDevicePrimaryCtxRelease_v2", driver.context_release);
+  bind(library, "cuCtxPushCurrent_v2", driver.context_push);
+  bind(library, "cuCtxPopCurrent_v2", driver.context_pop);
+  bind(library, "cuModuleLoadData", driver.module_load);
+  bind(library, "cuModuleUnload", driver.module_unload);
+  bind(library, "cuModuleGetFunction", driver.module_function);
+  bind(library, "cuFuncSetAttribute", driver.function_attribute);
+  bind(library, "cuLaunchKernel", driver.launch);
+  bind(library, "cuTensorMapEncodeTiled", driver.tensor_map, false);
+  driver.check(driver.init(0), "cuInit");
+  return driver;
+}
+
+}  // namespace
+
+const Driver& Driver::get() {
+  static const Driver driver = load();
+  return driver;
+}
+
+void Driver::check(CUresult status, const char* what) const {
+  if (status == CUDA_SUCCESS) return;
+  const char* text = nullptr;
+  error_string(status, &text);
+  throw std::runtime_error(std::string(what) + " failed: " + (text != nullptr ? text : "unknown error") + " (" +
+                           std::to_string(status) + ")");
+}
+
+Context::Context(int device) {
+  const Driver& driver = Driver::get();
+  driver.check(driver.device_get(&device_, device), "cuDeviceGet");
+  driver.check(driver.context_retain(&context_, device_), "cuDevicePrimaryCtxRetain");
+}
+
+Context::~Context() { Driver::get().context_release(device_); }
+
+int Context::attribute(CUdevice_attribute which) const {
+  int value = 0;
+  Driver::get().check(Driver::get().device_attribute(&value, which, device_), "cuDeviceGetAttribute");
+  return value;
+}
+
+int Context::compute_capability() const {
+  return 10 * attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR) +
+         attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
+}
+
+Context::Current::Current(const Context& context) {
+  Driver::get().check(Driver::get().context_push(context.context_), "cuCtxPushCurrent");
+}
+
+Context::Current::~Current() {
+  CUcontext popped = nullptr;
+  Driver::get().context_pop(&popped);
+}
+
+}  // namespace flashvsr

@@ -1,0 +1,58 @@
+// The CUDA driver, loaded when it is first needed: a machine without one can load what uses this.
+#pragma once
+
+#include <cuda.h>
+
+#include <string>
+
+namespace flashvsr {
+
+struct Driver {
+  decltype(&::cuInit) init;
+  decltype(&::cuGetErrorString) error_string;
+  decltype(&::cuDeviceGet) device_get;
+  decltype(&::cuDeviceGetAttribute) device_attribute;
+  decltype(&::cuDevicePrimaryCtxRetain) context_retain;
+  decltype(&::cuDevicePrimaryCtxRelease) context_release;
+  decltype(&::cuCtxPushCurrent) context_push;
+  decltype(&::cuCtxPopCurrent) context_pop;
+  decltype(&::cuModuleLoadData) module_load;
+  decltype(&::cuModuleUnload) module_unload;
+  decltype(&::cuModuleGetFunction) module_function;
+  decltype(&::cuFuncSetAttribute) function_attribute;
+  decltype(&::cuLaunchKernel) launch;
+  decltype(&::cuTensorMapEncodeTiled) tensor_map;  // null before CUDA 12
+
+  // Throws std::runtime_error where there is no driver.
+  static const Driver& get();
+
+  // Throws std::runtime_error with the driver's own text.
+  void check(CUresult status, const char* what) const;
+};
+
+// The primary context of a device, kept alive.
+class Context {
+ public:
+  explicit Context(int device);
+  ~Context();
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+
+  int attribute(CUdevice_attribute which) const;
+  int compute_capability() const;  // e.g. 90
+
+  // Makes it the calling thread's context for a while.
+  class Current {
+   public:
+    explicit Current(const Context& context);
+    ~Current();
+    Current(const Current&) = delete;
+    Current& operator=(const Current&) = delete;
+  };
+
+ private:
+  CUdevice device_{};
+  CUcontext context_{};
+};
+
+}  // namespace flashvsr

@@ -1,0 +1,233 @@
+"""ONNX Runtime on an NVIDIA GPU: device buffers, one stream, asynchronous copies.
+
+Only uint8 frames, noise and a few numbers cross the bus. Nothing waits for the GPU but `download`: the host enqueues
+uploads, graphs and downloads on one stream, in order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from flashvsr_trt.configs import manifest as manifests
+from flashvsr_trt.configs.contract import Graph
+from flashvsr_trt.configs.errors import BackendUnavailable
+from flashvsr_trt.plugins_trt.locations import ort_library
+from flashvsr_trt.plugins_trt.spec import ABI
+from flashvsr_trt.runtime.backends.base import ITEM_BYTES, NUMPY_TYPES, Backend, Buffer, StepGraph
+from flashvsr_trt.runtime.backends.device import Device
+from flashvsr_trt.runtime.backends.onnxruntime import (
+    FATAL_ONLY,
+    ONNX_TYPES,
+    check_names,
+    load_error,
+    run_error,
+)
+from flashvsr_trt.runtime.backends.pinned import Event, HostPool, is_pinned
+
+LOG = logging.getLogger("flashvsr_trt.cuda")
+PROVIDER, PLACE = "CUDAExecutionProvider", "cuda"
+_OPTIONS = {
+    "prefer_nhwc": "1",  # 128 channels at full size: 2.5 ms instead of 4.4 on an H200
+    "cudnn_conv_algo_search": "EXHAUSTIVE",
+    "cudnn_conv_use_max_workspace": "1",
+    "use_tf32": "0",  # a float32 bundle computes in float32
+    "arena_extend_strategy": "kSameAsRequested",  # the other doubles the memory that a large step asks for
+}
+
+
+class OrtCuda(Backend):
+    """ONNX Runtime's CUDA execution provider.
+
+    Args:
+        index: of the GPU, as CUDA_VISIBLE_DEVICES leaves it.
+        library: the project's custom-op library; None takes the one that `make kernels` compiled, if it is there.
+
+    Raises:
+        BackendUnavailable: this ONNX Runtime has no CUDA provider, or there is no driver or GPU.
+    """
+
+    name = "onnxruntime-cuda"
+
+    def __init__(self, index: int = 0, *, library: Path | None = None) -> None:
+        super().__init__()
+        if PROVIDER not in ort.get_available_providers():
+            raise BackendUnavailable(
+                f"ONNX Runtime {ort.__version__} as installed has no CUDA provider",
+                expected="the package onnxruntime-gpu in place of onnxruntime",
+                todo="pip uninstall onnxruntime; pip install 'onnxruntime-gpu[cuda,cudnn]', or use --device cpu",
+            )
+        self.index, self.device = index, Device(index)
+        with contextlib.redirect_stdout(io.StringIO()):  # what it does not find may still be on the loader's path
+            ort.preload_dlls()
+        self.pool = HostPool(self.device)
+        self.library = usable_library(library or ort_library(), self.device.capability)
+        # What the stream has yet to pass, in order: an upload's source, or a graph's name and when it began.
+        self._flying: deque[np.ndarray | tuple[str, Event, Event]] = deque()
+        self._passed = 0  # how many were taken off
+
+    def allocate(self, shape: tuple[int, ...], dtype: str) -> Buffer:
+        self.device.enter()
+        memory = self.device.allocate(int(np.prod(shape, dtype=np.int64)) * ITEM_BYTES[dtype])
+        buffer = Buffer(memory.pointer, shape, dtype, memory)
+        self.zero(buffer)
+        return buffer
+
+    def upload(self, array: np.ndarray, buffer: Buffer) -> None:
+        """As in Backend. An array of `host_array` is read later: do not write to it before the next download."""
+        if array.nbytes != buffer.bytes:
+            raise ValueError(f"{array.nbytes} bytes for a buffer of {buffer.bytes}")
+        if not is_pinned(array):
+            staged = self.pool.array(array.shape, array.dtype)
+            staged[...] = array
+            array = staged
+        self.device.enter()
+        self.device.call(
+            "cuMemcpyHtoDAsync_v2",
+            ctypes.c_uint64(buffer.pointer),
+            ctypes.c_void_p(array.ctypes.data),
+            ctypes.c_size_t(array.nbytes),
+            ctypes.c_void_p(self.device.stream),
+        )
+        self._flying.append(array)
+
+    def download(self, buffer: Buffer, out: np.ndarray | None = None) -> np.ndarray:
+        return self.download_later(buffer, out)()
+
+    def download_later(self, buffer: Buffer, out: np.ndarray | None = None) -> Callable[[], np.ndarray]:
+        """Enqueues the copy; what is returned waits for it and gives the array."""
+        self.device.enter()
+        host = out if out is not None and is_pinned(out) else self.host_array(buffer.shape, buffer.dtype)
+        self.device.call(
+            "cuMemcpyDtoHAsync_v2",
+            ctypes.c_void_p(host.ctypes.data),
+            ctypes.c_uint64(buffer.pointer),
+            ctypes.c_size_t(buffer.bytes),
+            ctypes.c_void_p(self.device.stream),
+        )
+        done, before = self.mark(), self._passed + len(self._flying)
+
+        def finish() -> np.ndarray:
+            self.device.enter()
+            done.wait()
+            self._collect(before)
+            if out is None or out is host:
+                return host
+            out[...] = host
+            return out
+
+        return finish
+
+    def host_array(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        return self.pool.array(shape, NUMPY_TYPES[dtype])
+
+    def zero(self, buffer: Buffer) -> None:
+        self.device.enter()
+        self.device.zero(buffer.pointer, buffer.bytes)
+
+    def load(self, path: Path, graph: Graph) -> StepGraph:
+        self.device.enter()
+        started = time.perf_counter()
+        try:
+            session = ort.InferenceSession(str(path), self._session_options(path), providers=[self._provider()])
+        except Exception as error:  # ONNX Runtime's exceptions have no common base class of their own
+            raise load_error(path, error) from error
+        finally:
+            self.load_seconds += time.perf_counter() - started
+        if session.get_providers()[0] != PROVIDER:  # it falls back to the CPU by itself, and says so only in its log
+            raise BackendUnavailable(
+                "ONNX Runtime's CUDA provider does not start",
+                expected="the CUDA and cuDNN libraries that this onnxruntime-gpu was built for",
+                todo="pip install 'onnxruntime-gpu[cuda,cudnn]', or use --device cpu",
+            )
+        check_names(session, path, graph)
+        return _CudaGraph(self, session, path, graph)
+
+    def describe(self) -> str:
+        own = "own kernels" if self.library else "without own kernels: slow attention"
+        return f"ONNX Runtime {ort.__version__}, CUDA, {self.device.name}, {own}"
+
+    def timed(self, graph: str, started: Event) -> None:
+        """Notes that a graph was enqueued between `started` and now."""
+        self._flying.append((graph, started, self.mark()))
+
+    def mark(self) -> Event:
+        """This point of the stream."""
+        event = Event(self.device)
+        event.record()
+        return event
+
+    def _collect(self, before: int) -> None:
+        """The stream has passed everything up to number `before`."""
+        while self._passed < before:
+            item = self._flying.popleft()
+            self._passed += 1
+            if isinstance(item, tuple):
+                graph, started, ended = item
+                self.seconds[graph] += ended.seconds_since(started)
+
+    def _provider(self) -> tuple[str, dict[str, str]]:
+        return PROVIDER, {"device_id": str(self.index), "user_compute_stream": str(self.device.stream), **_OPTIONS}
+
+    def _session_options(self, path: Path) -> ort.SessionOptions:
+        options = ort.SessionOptions()
+        options.log_severity_level = FATAL_ONLY
+        if self.library is not None and manifests.load(path.parent).precision != "fp32":
+            options.register_custom_ops_library(str(self.library))
+        return options
+
+
+def usable_library(path: Path, capability: int) -> Path | None:
+    """`path`, if that custom-op library serves this op domain on a GPU of that compute capability, e.g. 90.
+
+    Where it does not, a warning says so and what it costs.
+    """
+    cost = "attention runs by its function body, many times slower"
+    if not path.is_file():
+        LOG.warning("%s is not there, so %s: make kernels", path, cost)
+        return None
+    try:
+        library = ctypes.CDLL(str(path))
+        abi, serves = library.flashvsr_op_abi(), library.flashvsr_can_serve(capability)
+    except (OSError, AttributeError) as error:
+        LOG.warning("%s does not load (%s), so %s: make kernels", path, error, cost)
+        return None
+    if abi != ABI:
+        LOG.warning("%s is for version %d of the op, this is %d, so %s: make kernels", path, abi, ABI, cost)
+        return None
+    if not serves:
+        LOG.warning("%s has no kernel for a GPU of compute capability %d, so %s", path, capability, cost)
+        return None
+    return path
+
+
+class _CudaGraph(StepGraph):
+    def __init__(self, backend: OrtCuda, session: ort.InferenceSession, path: Path, graph: Graph) -> None:
+        self._backend, self._session, self._path, self._name = backend, session, path, graph.name
+        self._binding = session.io_binding()
+        self._options = ort.RunOptions()
+        self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+    def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
+        backend, binding = self._backend, self._binding
+        for name, buffer in inputs.items():
+            binding.bind_input(name, PLACE, backend.index, ONNX_TYPES[buffer.dtype], buffer.shape, buffer.pointer)
+        for name, buffer in outputs.items():
+            binding.bind_output(name, PLACE, backend.index, ONNX_TYPES[buffer.dtype], buffer.shape, buffer.pointer)
+        backend.device.enter()
+        timer = backend.mark()
+        try:
+            self._session.run_with_iobinding(binding, self._options)
+        except Exception as error:  # as in load
+            raise run_error(self._path, error) from error
+        finally:
+            backend.timed(self._name, timer)

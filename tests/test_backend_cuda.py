@@ -1,0 +1,155 @@
+"""The CUDA back end without a GPU: a fake driver whose device memory is host memory, and ONNX Runtime's CPU kernels.
+
+What this cannot show is that the CUDA provider itself accepts what it is given; everything around it runs here.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import onnxruntime as ort
+import pytest
+
+from flashvsr_trt.configs.errors import BackendUnavailable
+from flashvsr_trt.runtime.backends import open_backend
+from flashvsr_trt.runtime.backends.onnxruntime_cuda import OrtCuda, usable_library
+
+pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C compiler")
+
+PROGRAM = """
+import sys
+import numpy as np
+from flashvsr_trt.runtime.backends import onnxruntime_cuda as module
+from flashvsr_trt.runtime.backends.onnxruntime import OrtCpu
+from flashvsr_trt.runtime.bundle import open_bundle
+from flashvsr_trt.runtime.upscaler import Options, upscale
+
+module.PROVIDER, module.PLACE = "CPUExecutionProvider", "cpu"
+module.OrtCuda._provider = lambda self: module.PROVIDER
+{body}
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Runs Python with the fake driver; gives what it prints."""
+    folder = tmp_path_factory.mktemp("driver")
+    source = Path(__file__).parent / "fake_cuda/libcuda.c"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-w", "-o", folder / "libcuda.so.1", source], check=True)
+
+    def run(body, *arguments):
+        environment = os.environ | {"LD_LIBRARY_PATH": str(folder), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", PROGRAM.format(body=body), *map(str, arguments)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout, done.stderr
+
+    return run
+
+
+def test_same_frames_as_the_cpu(run, seeded_bundle):
+    body = """
+frames = np.random.default_rng(0).integers(0, 256, (38, 32, 48, 3), dtype=np.uint8)
+bundle = sys.argv[1]
+cuda = module.OrtCuda()
+ours = list(upscale(iter(frames), bundle=bundle, backend=cuda))
+cpu = OrtCpu(1)
+theirs = list(upscale(iter(frames), bundle=bundle, backend=cpu))
+assert len(ours) == len(theirs) == 38
+for index, (a, b) in enumerate(zip(ours, theirs)):
+    assert np.array_equal(a, b), index
+assert set(cuda.seconds) == set(cpu.seconds), (cuda.seconds, cpu.seconds)
+assert all(value > 0 for value in cuda.seconds.values())
+print("same")
+"""
+    out, err = run(body, seeded_bundle)
+    assert out == "same\n"
+    assert "libflashvsr_ort.so" in err or "without" not in err
+
+
+def test_copies(run):
+    body = """
+cuda = module.OrtCuda()
+rng = np.random.default_rng(1)
+buffer = cuda.allocate((5, 7), "float32")
+assert not cuda.download(buffer).any()
+whole = rng.random((5, 14), dtype=np.float32)
+cuda.upload(whole[:, ::2], buffer)                      # not dense
+assert np.array_equal(cuda.download(buffer), whole[:, ::2])
+out = np.empty((5, 7), np.float32)
+assert cuda.download(buffer, out) is out and np.array_equal(out, whole[:, ::2])
+pinned = cuda.host_array((5, 7), "float32")
+assert module.is_pinned(pinned) and module.is_pinned(pinned[1:]) and not module.is_pinned(pinned[:, 1:])
+pinned[...] = 3
+cuda.upload(pinned, buffer)
+first, second = cuda.download_later(buffer), cuda.download_later(buffer.slots(1, 2))
+assert (second() == 3).all() and second().shape == (2, 7) and (first() == 3).all()
+address = pinned.ctypes.data
+del pinned
+cuda.download(buffer)                                   # lets go of the upload's source
+again = [cuda.host_array((5, 7), "float32") for _ in range(9)]
+assert address in [array.ctypes.data for array in again]
+try:
+    cuda.upload(np.zeros(3, np.float32), buffer)
+except ValueError:
+    print("refused")
+"""
+    out, _ = run(body)
+    assert out == "refused\n"
+
+
+def test_no_memory(run):
+    body = """
+from flashvsr_trt.configs.errors import OutOfMemory
+try:
+    module.OrtCuda().allocate((1 << 41,), "uint8")
+except OutOfMemory as error:
+    print(error)
+"""
+    out, _ = run(body)
+    assert "out of memory" in out
+
+
+def test_a_provider_that_does_not_start_is_an_error(run, seeded_bundle):
+    body = """
+from flashvsr_trt.configs.errors import BackendUnavailable
+module.PROVIDER, available = "CUDAExecutionProvider", module.ort.get_available_providers()
+module.ort.get_available_providers = lambda: ["CUDAExecutionProvider", *available]
+module.OrtCuda._provider = lambda self: "CPUExecutionProvider"  # what ONNX Runtime falls back to
+bundle = open_bundle(sys.argv[1])
+try:
+    module.OrtCuda().load(bundle.graph_path("tc_decoder"), bundle.manifest.graphs["tc_decoder"])
+except BackendUnavailable as error:
+    print(error.came)
+"""
+    out, _ = run(body, seeded_bundle)
+    assert "does not start" in out
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="onnxruntime-gpu is installed")
+def test_without_the_provider():
+    with pytest.raises(BackendUnavailable, match="onnxruntime-gpu"):
+        OrtCuda()
+    with pytest.raises(BackendUnavailable, match="onnxruntime-gpu"):
+        open_backend("cuda")
+    assert open_backend("auto").name == "onnxruntime-cpu"
+
+
+def test_a_library_that_cannot_serve_is_named(tmp_path, caplog):
+    assert usable_library(tmp_path / "absent.so", 90) is None
+    broken = tmp_path / "broken.so"
+    broken.write_bytes(b"no library")
+    assert usable_library(broken, 90) is None
+    source = tmp_path / "old.c"
+    source.write_text("int flashvsr_op_abi(void) { return 0; } int flashvsr_can_serve(int c) { return 1; }")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", tmp_path / "old.so", source], check=True)
+    assert usable_library(tmp_path / "old.so", 90) is None
+    source.write_text("int flashvsr_op_abi(void) { return 1; } int flashvsr_can_serve(int c) { return c == 90; }")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", tmp_path / "new.so", source], check=True)
+    assert usable_library(tmp_path / "new.so", 75) is None
+    assert usable_library(tmp_path / "new.so", 90) == tmp_path / "new.so"
+    reasons = [record.getMessage() for record in caplog.records]
+    assert [any(part in reason for reason in reasons) for part in ("not there", "load", "version 0", "capability 75")]
+    assert len(reasons) == 4

@@ -127,7 +127,7 @@ class Batch:
 
     def _one(self, item: Item, cancel: threading.Event) -> None:
         try:
-            planned = plan(item.job, self.bundle)
+            planned = plan(item.job, self.bundle, self.backend)
         except OutputExists as error:
             if not self.skip:
                 raise
@@ -189,7 +189,7 @@ class Batch:
         existing = []
         for item in items:
             try:
-                planned = plan(item.job, self.bundle)
+                planned = plan(item.job, self.bundle, self.backend)
             except OutputExists as error:
                 existing.append(error.came)
                 if self.skip:

@@ -1,64 +1,193 @@
-"""How much memory a run needs, from the manifest alone."""
+"""How much memory a run needs, from the manifest alone: weights, buffers, frames, and the networks' working memory.
+
+The working memory is that of ONNX Runtime on a CPU, fitted to measurements; what a GPU needs is told by its engines
+(see runtime.planner).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from math import prod
 
 from flashvsr_trt.configs import schedule
-from flashvsr_trt.configs.contract import FIRST_LATENTS, STEP_FRAMES, Tensor, evaluate_shape
+from flashvsr_trt.configs.contract import FIRST_LATENTS, LATENT_CHANNELS, STEP_FRAMES, STEP_LATENTS, evaluate_shape
 from flashvsr_trt.configs.manifest import Manifest
-from flashvsr_trt.configs.schedule import FIRST_INPUT, Canvas
+from flashvsr_trt.configs.schedule import FIRST_INPUT, FIRST_OUTPUT, GRID, STEP, Canvas
 from flashvsr_trt.runtime.backends.base import ITEM_BYTES
 from flashvsr_trt.runtime.pipeline import QUEUED_FRAMES
-from flashvsr_trt.runtime.upscaler import Options
+from flashvsr_trt.runtime.tiles import Grid, Tiling
+from flashvsr_trt.runtime.upscaler import VARIANTS, Options
 
-# A step's own output, with the frames that are dropped from the first one.
-_STEP_FRAMES = FIRST_LATENTS // 2 * STEP_FRAMES
+HOST_BACKENDS = ("onnxruntime-cpu",)  # whose memory this page is about
+CELLS = 8 * 8  # pixels of a latent cell
+TOKEN = 16 * 16  # pixels of a token
+POST_FRAME = {"adain": 33, "wavelet": 256, "none": 24}  # working bytes a pixel and frame
+USABLE = 0.85  # of the free host memory: the rest is for the decoder, the encoder and everybody else
 
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Bytes. The networks' working memory comes on top: only the back end knows it."""
+    """Bytes at the largest moment of a run; independent of the video's length."""
 
     weights: int
     state: int  # KV cache, memories of the decoder and the projector, inputs and outputs of the graphs
     frames: int  # in the queues and in the steps
+    working: int  # inside the networks, on a CPU
 
     @property
     def total(self) -> int:
-        return self.weights + self.state + self.frames
+        return self.weights + self.state + self.frames + self.working
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """Bytes of one network or of several that are in memory together."""
+
+    weights: int
+    state: int
+    working: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.state + self.working
 
 
 def memory(manifest: Manifest, canvas: Canvas, options: Options) -> Memory:
-    """What one stream holds at its largest. Independent of the video's length."""
-    symbols = {
-        "H": canvas.height,
-        "W": canvas.width,
-        "T": STEP_FRAMES,
-        "ring": schedule.ring_slots(options.parameters.kv_ratio),
-        "slabs": schedule.ring_slots(options.parameters.kv_ratio),
-        "height": canvas.output[0],
-        "width": canvas.output[1],
-    }
-    state = sum(
-        prod(evaluate_shape(tensor.shape, symbols)) * ITEM_BYTES[manifest.dtype(tensor)]
-        for tensor in _held(manifest, f"post_{options.colour_fix}{options.bits}")
+    """What one stream holds at its largest on a CPU."""
+    return (_untiled if options.tiling is None else _tiled)(manifest, canvas, options)
+
+
+def choose_tiling(manifest: Manifest, canvas: Canvas, options: Options, free: int) -> Tiling | None:
+    """The largest tiles with which a run fits into `free` bytes of host memory; None where it fits as a whole.
+
+    Where nothing fits it is the smallest tiles: the caller compares their `memory` with what there is.
+    """
+    budget = int(free * USABLE)
+    if memory(manifest, canvas, replace(options, tiling=None)).total <= budget:
+        return None
+    sides = [side * GRID for side in range(16, 2, -1)]
+    tilings = [Tiling(dit=(side, side), decoder=(side, side)) for side in sides]
+    for tiling in tilings:
+        if memory(manifest, canvas, replace(options, tiling=tiling)).total <= budget:
+            return tiling
+    return tilings[-1]
+
+
+def _untiled(manifest: Manifest, canvas: Canvas, options: Options) -> Memory:
+    size = (canvas.height, canvas.width)
+    denoise, decode = _denoise(manifest, size, options), _decode(manifest, size, options)
+    post = _post(canvas, options, STEP_FRAMES)
+    waiting = _waiting(options.segment_steps if options.phased else 1)
+    return Memory(
+        # The DiT of step 0 holds its weights a second time, before the decoder's are loaded.
+        weights=max(denoise.weights, decode.weights) if options.phased else denoise.weights + decode.weights,
+        state=denoise.state + decode.state,
+        frames=_frames(canvas, options, waiting),
+        working=(
+            max(denoise.working, decode.working + post) if options.phased else denoise.working + decode.working + post
+        ),
     )
-    waiting = FIRST_INPUT + STEP_FRAMES + _STEP_FRAMES
-    if options.variant == "tiny":
-        waiting += STEP_FRAMES * options.segment_steps
-    frames = (QUEUED_FRAMES + waiting) * canvas.height * canvas.width * 3
-    frames += (QUEUED_FRAMES + _STEP_FRAMES) * prod(canvas.output) * 3 * (options.bits // 8)
-    return Memory(weights=sum(file.bytes for file in manifest.files.values()), state=state, frames=frames)
 
 
-def _held(manifest: Manifest, post: str) -> Iterator[Tensor]:
-    """The tensors that have a buffer for the whole stream."""
-    for name in ("lq_proj", "dit", "tc_decoder"):
-        graph = manifest.graphs[name]
-        state = {output for output, _ in graph.state}
-        yield from graph.inputs
-        yield from (tensor for tensor in graph.outputs if tensor.name in state or tensor.name in ("latents", "frames"))
-    yield from manifest.graphs[post].outputs
+def _tiled(manifest: Manifest, canvas: Canvas, options: Options) -> Memory:
+    size, tiling = (canvas.height, canvas.width), options.tiling
+    assert tiling is not None
+    dit_grid = Grid(size, tiling.dit, tiling.dit_overlap)
+    decoder_grid = Grid(size, tiling.decoder, tiling.decoder_overlap)
+    denoise, decode = _denoise(manifest, dit_grid.tile, options), _decode(manifest, decoder_grid.tile, options)
+    steps = options.segment_steps
+    pixels = prod(size)
+    blended = 4 * LATENT_CHANNELS * max(FIRST_LATENTS, STEP_LATENTS * steps) * pixels // CELLS
+    floats = 4 if manifest.precision == "fp32" else 2
+    decoded = 3 * floats * max(FIRST_OUTPUT, STEP * steps) * pixels
+    post = _post(canvas, options, 1) + (3 * floats + 3) * pixels
+    phases = (denoise.total, decode.total + decoded, post + decoded)
+    largest = (denoise, decode, _Part(weights=0, state=0, working=post))[phases.index(max(phases))]
+    kept = len(dit_grid) * _carried(manifest, dit_grid.tile, options, _DENOISE)
+    kept += len(decoder_grid) * _carried(manifest, decoder_grid.tile, options, (VARIANTS[options.variant],))
+    return Memory(
+        weights=largest.weights,
+        state=largest.state + kept + blended + (decoded if largest is not denoise else 0),
+        frames=_frames(canvas, options, _waiting(steps)),
+        working=largest.working,
+    )
+
+
+_DENOISE = ("lq_proj", "dit")
+
+
+def _denoise(manifest: Manifest, size: tuple[int, int], options: Options) -> _Part:
+    sizes, pixels = manifest.sizes, prod(size)
+    hidden = 4 * (4 * sizes.lq_hidden[0] + 2 * sizes.lq_hidden[1]) * 4
+    projector = 900 * pixels + hidden * pixels // TOKEN
+    # Counted in tensors [tokens of the step, dim]: 15 in step 0, later 25, for the cached slabs are gathered.
+    dit = 4 * sizes.dim * 25 * STEP_LATENTS * pixels // TOKEN
+    first = 4 * sizes.dim * 15 * FIRST_LATENTS * pixels // TOKEN
+    return _Part(
+        weights=_weights(manifest, ("lq_proj.bin", "dit.bin")),
+        state=_carried(manifest, size, options, _DENOISE) + _border(manifest, size, _DENOISE),
+        working=projector + max(dit, first),
+    )
+
+
+def _decode(manifest: Manifest, size: tuple[int, int], options: Options) -> _Part:
+    name, sizes = VARIANTS[options.variant], manifest.sizes
+    if name == "tc_decoder":
+        channels, most = sizes.tc_memory[-1][0], 3.6 * STEP_FRAMES
+    else:
+        channels, most = sizes.vae_caches[-1][0], 30.0 * 4
+    return _Part(
+        weights=_weights(manifest, (f"{name}.bin",)),
+        # What a graph reads and what it writes: both at the same time.
+        state=2 * _carried(manifest, size, options, (name,)) + _border(manifest, size, (name,)),
+        working=int(4 * most * channels) * prod(size),
+    )
+
+
+def _post(canvas: Canvas, options: Options, frames: int) -> int:
+    return POST_FRAME[options.colour_fix] * frames * canvas.height * canvas.width
+
+
+def _weights(manifest: Manifest, names: tuple[str, ...]) -> int:
+    return sum(manifest.files[name].bytes for name in names if name in manifest.files)
+
+
+def _carried(manifest: Manifest, size: tuple[int, int], options: Options, names: Iterable[str]) -> int:
+    """State of a stream between two steps; the KV ring with all its slots."""
+    return sum(_bytes(manifest, size, options)[name, True] for name in names)
+
+
+def _border(manifest: Manifest, size: tuple[int, int], names: Iterable[str]) -> int:
+    """Inputs and outputs of the graphs that are no state."""
+    return sum(_bytes(manifest, size, Options())[name, False] for name in names)
+
+
+def _bytes(manifest: Manifest, size: tuple[int, int], options: Options) -> dict[tuple[str, bool], int]:
+    """Bytes by (graph, whether they are carried from step to step); what is given as an output is not counted."""
+    ring = schedule.ring_slots(options.parameters.kv_ratio)
+    symbols = {"H": size[0], "W": size[1], "ring": ring, "slabs": ring}
+    out: dict[tuple[str, bool], int] = {}
+    for name, graph in manifest.graphs.items():
+        if name.startswith("post_"):
+            continue
+        state = {after for after, _ in graph.state}
+        before = {before for _, before in graph.state}
+        for tensor in (*graph.inputs, *graph.outputs):
+            if tensor.name in state or "_new." in tensor.name:
+                continue
+            carried = tensor.name in before or "_cache." in tensor.name
+            count = prod(evaluate_shape(tensor.shape, symbols)) * ITEM_BYTES[manifest.dtype(tensor)]
+            out[name, carried] = out.get((name, carried), 0) + count
+        out.setdefault((name, True), 0)
+    return out
+
+
+def _waiting(steps: int) -> int:
+    """LQ frames that wait for their steps, and once more as the steps' input."""
+    return FIRST_INPUT + 2 * STEP * steps
+
+
+def _frames(canvas: Canvas, options: Options, waiting: int) -> int:
+    lq = (QUEUED_FRAMES + waiting) * canvas.height * canvas.width * 3
+    return lq + (QUEUED_FRAMES + FIRST_OUTPUT) * prod(canvas.output) * 3 * (options.bits // 8)

@@ -22,10 +22,11 @@ from flashvsr_trt.runtime import estimate, pipeline
 from flashvsr_trt.runtime.backends import open_backend
 from flashvsr_trt.runtime.backends.base import Backend
 from flashvsr_trt.runtime.bundle import Bundle, open_bundle
+from flashvsr_trt.runtime.machine import memory as machine_memory
 from flashvsr_trt.runtime.machine import peak_rss
 from flashvsr_trt.runtime.progress import Meter, Status, look
 from flashvsr_trt.runtime.sizes import Size
-from flashvsr_trt.runtime.upscaler import Options, Upscaler, check_parameters
+from flashvsr_trt.runtime.upscaler import Options, Upscaler, check_options
 from flashvsr_trt.runtime.video.cut import Position
 from flashvsr_trt.runtime.video.frames import Frame, ReadStats, SourceInfo
 from flashvsr_trt.runtime.video.options import OutputOptions
@@ -44,6 +45,7 @@ class Job:
             `into_folder` it is the folder that the default name goes to.
         size: of the output.
         options: of the upscaler; its `scale`, `output` and `bits` are set here, from `size` and the output.
+        auto_tile: where `options` name no tiles, take some if the run would not fit into host memory.
         video: of the encoder.
         start, end, frames: the part to read, see video.reader.open_source.
         image_rate: frames per second that a folder of images stands for.
@@ -54,6 +56,7 @@ class Job:
     into_folder: bool = False
     size: Size = field(default_factory=Size)
     options: Options = field(default_factory=Options)
+    auto_tile: bool = True
     video: OutputOptions = field(default_factory=OutputOptions)
     start: Position | None = None
     end: Position | None = None
@@ -140,27 +143,27 @@ def upscale_file(
     Raises:
         FlashVSRError: see configs.errors; nothing half-written stays.
     """
-    opened = open_bundle(bundle)
-    planned = plan(job, opened)
-    return execute(planned, opened, backend or open_backend(), on_status=on_status, cancel=cancel)
+    opened, device = open_bundle(bundle), backend or open_backend()
+    planned = plan(job, opened, device)
+    return execute(planned, opened, device, on_status=on_status, cancel=cancel)
 
 
-def plan(job: Job, bundle: Bundle) -> Planned:
-    """Opens the source and decides everything; writes nothing.
+def plan(job: Job, bundle: Bundle, backend: Backend) -> Planned:
+    """Opens the source and decides everything; writes nothing and runs nothing.
 
     Raises:
         FlashVSRError: anything that can be known before work starts.
     """
-    check_parameters(bundle.manifest, job.options.parameters)
+    check_options(bundle.manifest, job.options)
     source = open_source(job.source, start=job.start, end=job.end, frames=job.frames, image_rate=job.image_rate)
     try:
-        return _decide(job, bundle, source)
+        return _decide(job, bundle, source, backend.name in estimate.HOST_BACKENDS)
     except BaseException:
         source.close()
         raise
 
 
-def _decide(job: Job, bundle: Bundle, source: Source) -> Planned:
+def _decide(job: Job, bundle: Bundle, source: Source, on_host: bool) -> Planned:
     info = source.info
     wanted = job.size.output(info.height, info.width, turned=info.rotation % 180 == 90)
     canvas = schedule.canvas(info.height, info.width, output=wanted, fit=job.options.fit)
@@ -172,6 +175,8 @@ def _decide(job: Job, bundle: Bundle, source: Source) -> Planned:
         raise BundleError(f"{bundle.folder} has no graph {post}", todo="export the bundle again")
     if options.reference_count and info.frames is not None and info.frames_exact:
         schedule.reference_frames(info.frames)  # too few frames are told now, not at the end
+    if job.auto_tile and options.tiling is None and on_host and (host := machine_memory()) is not None:
+        options = replace(options, tiling=estimate.choose_tiling(bundle.manifest, canvas, options, host[1]))
     return Planned(
         job=job,
         source=source,

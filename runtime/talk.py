@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from flashvsr_trt.runtime.backends.base import Backend
 from flashvsr_trt.runtime.bundle import Bundle
 from flashvsr_trt.runtime.console import LOG, say
@@ -59,9 +61,12 @@ def say_plan(planned: Planned) -> None:
         f"sparse ratio {parameters.sparse_ratio:g}, kv ratio {parameters.kv_ratio:g}, "
         f"local range {parameters.local_range}, seed {parameters.seed}",
     )
+    if options.tiling is not None:
+        (h, w), (dh, dw) = options.tiling.dit, options.tiling.decoder
+        say("tiles", f"{w}x{h} of the DiT, {dw}x{dh} of the decoder, {options.segment_steps} steps at a time")
     host, need = memory(), planned.memory
     free = f"; {gib(host[1])} are free" if host else ""
-    say("memory", f"at least {gib(need.total)} at any length; the networks' working memory comes on top{free}")
+    say("memory", f"about {gib(need.total)} at any length where the networks run on the CPU{free}")
     if host and need.total > host[1]:
         LOG.warning("this needs %s and only %s are free: it may be stopped or swap", gib(need.total), gib(host[1]))
     for text in planned.output.warnings:
@@ -88,6 +93,7 @@ def plan_event(planned: Planned) -> dict[str, object]:
         "bits": options.bits,
         "variant": options.variant,
         "steps": planned.steps,
+        "tiles": None if options.tiling is None else asdict(options.tiling),
         "memory": planned.memory.total,
         "lines": list(planned.output.lines),
         "warnings": list(planned.output.warnings),

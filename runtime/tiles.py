@@ -69,8 +69,8 @@ class Axis:
             raise UsageError(f"an overlap of {overlap}", expected="at least 1 pixel")
         self.size, self.tile, self.overlap = size, min(tile, size), overlap
         self.offsets = self._offsets()
-        self._starts = [
-            (after + before + self.tile - overlap) / 2
+        self.ramps = [  # first pixel of the ramp between a tile and the next
+            (after + before + self.tile - overlap) // 2
             for before, after in zip(self.offsets, self.offsets[1:], strict=False)
         ]
 
@@ -100,7 +100,7 @@ class Axis:
             return np.ones_like(at)
         if border == len(self.offsets):
             return np.zeros_like(at)
-        return np.clip((at - self._starts[border - 1]) / self.overlap, 0, 1)
+        return np.clip((at - self.ramps[border - 1]) / self.overlap, 0, 1)
 
 
 class Grid:

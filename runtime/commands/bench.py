@@ -98,7 +98,7 @@ def bench(clip: str | None, bundle: str | None, as_json: bool, **flags: Any) -> 
             options=Options(variant=flags["variant"], parameters=parameters),
             frames=flags["frames"],
         )
-        planned = plan(job, opened)
+        planned = plan(job, opened, backend)
         say_plan(planned)
         display = choose_display(quiet=console.quiet(), events=None)
         facts = run_stoppable(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from flashvsr_trt.runtime.jobs import Job
 from flashvsr_trt.runtime.progress import JsonLines, choose_display
 from flashvsr_trt.runtime.sizes import parse_size
 from flashvsr_trt.runtime.talk import say_bundle
+from flashvsr_trt.runtime.tiles import Tiling
 from flashvsr_trt.runtime.upscaler import VARIANTS, Options
 from flashvsr_trt.runtime.video.cut import parse_position
 from flashvsr_trt.runtime.video.options import OutputOptions
@@ -42,8 +44,8 @@ def _declare(command: Callable[..., Any]) -> Callable[..., Any]:
         option(PICTURE, "--target", metavar="SIZE", help="1080p, 2160p: lines as displayed. WxH: fit into that box."),
         option(PICTURE, "--fit", type=click.Choice(["pad", "crop"]), default="pad", help="crop: as the reference."),
         option(PICTURE, "--colour-fix", type=click.Choice(COLOUR_FIXES), default="adain", show_default=True),
-        option(ENGINE, "-m", "--variant", type=click.Choice(VARIANTS), default="long", help="Same frames [long]. tiny: "
-               "one network in memory at a time."),
+        option(ENGINE, "-m", "--variant", type=click.Choice(VARIANTS), default="long", help="long, tiny: same frames; "
+               "tiny: one network in memory at a time; full: decoded by the Wan VAE [long]."),
         option(ENGINE, "--bundle", metavar="DIR", envvar=BUNDLE_VARIABLE, show_envvar=True, help="What to run."),
         option(ENGINE, "-d", "--device", default="auto", metavar="|".join(DEVICES), help="Where to run it [auto]."),
         option(ENGINE, "--threads", type=click.IntRange(1), help="CPU threads of the networks."),
@@ -51,7 +53,10 @@ def _declare(command: Callable[..., Any]) -> Callable[..., Any]:
         option(ENGINE, "--kv-ratio", type=float, default=3.0, help="Past slabs kept [3]."),
         option(ENGINE, "--local-range", type=int, help="Baked into a bundle; another value is refused."),
         option(ENGINE, "--seed", type=int, default=0, help="Of the noise [0]."),
-        option(ENGINE, "--segment-steps", type=int, default=8, help="Steps a segment of variant tiny [8]."),
+        option(ENGINE, "--segment-steps", type=int, default=8, help="Steps a segment of tiny and of tiles [8]."),
+        option(ENGINE, "--tile", default="auto", metavar="auto|off|WxH", help="Cut the picture into tiles of that many "
+               "output pixels [auto: where it does not fit into memory]."),
+        option(ENGINE, "--overlap", type=click.IntRange(1), metavar="PX", help="Of the tiles [256, decoder 64]."),
         option(ENGINE, "--reference-count", is_flag=True, help="The reference's frame count: loses the tail."),
         option(ENCODER, "-c", "--codec", help="FFmpeg encoder, e.g. libx265, libsvtav1, ffv1."),
         option(ENCODER, "--crf", type=float, help="Quality [18]; lower is better."),
@@ -107,6 +112,7 @@ def run_checked(flags: dict[str, Any], events: JsonLines | None) -> None:
         source="",
         size=parse_size(flags["scale"], flags["target"]),
         options=upscaler_options(flags, bundle),
+        auto_tile=flags["tile"] == "auto",
         video=video_options(flags),
         start=parse_position(flags["start"], "--start") if flags["start"] else None,
         end=parse_position(flags["end"], "--end") if flags["end"] else None,
@@ -169,6 +175,7 @@ def upscaler_options(flags: dict[str, Any], bundle: Bundle) -> Options:
     return Options(
         variant=flags["variant"],
         segment_steps=flags["segment_steps"],
+        tiling=parse_tile(flags["tile"], flags["overlap"]),
         colour_fix=flags["colour_fix"],
         fit=flags["fit"],
         reference_count=flags["reference_count"],
@@ -205,6 +212,20 @@ def video_options(flags: dict[str, Any]) -> OutputOptions:
     if flags["prores"]:
         return replace(options, codec="prores_ks", container="mov", encoder=(("profile", "hq"), *extra))
     return options
+
+
+def parse_tile(text: str, overlap: int | None) -> Tiling | None:
+    """--tile and --overlap: None where nothing or something to be found out was asked for."""
+    if text in ("auto", "off"):
+        if overlap is not None:
+            raise UsageError(f"--overlap {overlap} with --tile {text}", expected="--tile WxH beside it")
+        return None
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if match is None:
+        raise UsageError(f"--tile {text!r} is no size", expected="auto, off or WxH, e.g. 1024x768")
+    size = (int(match[2]), int(match[1]))
+    overlaps = {} if overlap is None else {"dit_overlap": overlap, "decoder_overlap": overlap}
+    return Tiling(dit=size, decoder=size, **overlaps)
 
 
 def parse_rate(text: str) -> Fraction:

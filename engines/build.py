@@ -138,7 +138,9 @@ def _parse(flavour: Flavour, builder: Any, onnx: Any, path: Path) -> Any:
     # With the path, the parser finds the weight files beside it.
     if not parser.parse(onnx.SerializeToString(), str(path)):
         said = [parser.get_error(i) for i in range(parser.num_errors)]
-        where = f"node {said[0].node_name() or said[0].node()}: {said[0].desc()}" if said else flavour.log.last()
+        where = (
+            f"node {said[0].node_name()} ({said[0].node_operator()}): {said[0].desc()}" if said else flavour.log.last()
+        )
         raise BundleError(
             f"{flavour.name} {flavour.version} cannot take {path}: {' '.join(where.split())}",
             todo="export the bundle again with this version of the program",

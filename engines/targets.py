@@ -30,7 +30,11 @@ def parse_targets(text: str | None, flavour: Flavour) -> tuple[str, ...]:
                 todo="leave --target out, or install the flavour tensorrt_rtx",
             )
         return (THIS_GPU,)
-    named = [part.strip().lower().replace("_", "") for part in (text or ",".join(DEFAULT)).split(",") if part.strip()]
+    named = [
+        part.strip().lower().replace("_", "")
+        for part in (",".join(DEFAULT) if text is None else text).split(",")
+        if part.strip()
+    ]
     unknown = [target for target in named if target not in offered]
     if unknown or not named:
         what = f" ({GENERATIONS[unknown[0]]})" if unknown and unknown[0] in GENERATIONS else ""

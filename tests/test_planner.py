@@ -1,0 +1,224 @@
+"""Tiers and the memory planner: integers and files, no TensorRT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flashvsr_trt.configs import contract, schedule
+from flashvsr_trt.configs.cache import cache_root
+from flashvsr_trt.configs.errors import BackendUnavailable, OutOfMemory, UsageError
+from flashvsr_trt.configs.manifest import File, Manifest
+from flashvsr_trt.configs.tiers import SIZES, load_tier, read_tier
+from flashvsr_trt.engines.key import EngineKey
+from flashvsr_trt.engines.store import Engine, EngineSet
+from flashvsr_trt.runtime import planner
+from flashvsr_trt.runtime.backends.tensorrt import check_gpu, pick_profile
+from flashvsr_trt.runtime.commands.plan import lines
+from flashvsr_trt.runtime.tiles import Grid
+
+GIB = 2**30
+
+
+def real_manifest() -> Manifest:
+    """The real network's sizes: 30 layers of 1536 channels."""
+    memory = ((512, 8),) * 3 + ((256, 4),) * 3 + ((128, 2),) * 3
+    sizes = contract.Sizes(dim=1536, layers=30, lq_hidden=(2048, 3072), tc_memory=memory)
+    files = {"dit.bin": 2_597_597_184, "lq_proj.bin": 575_705_088, "tc_decoder.bin": 90_660_864}
+    return Manifest(
+        model="flashvsr",
+        about="",
+        model_version="v1.1",
+        precision="fp16",
+        local_range=11,
+        op_abi=1,
+        sizes=sizes,
+        graphs=contract.graphs(sizes, causal=True),
+        files={name: File(sha256="", bytes=size) for name, size in files.items()},
+    )
+
+
+def work(tier: int, height: int, width: int, variant: str = "tiny", **extra) -> planner.Work:
+    canvas = schedule.canvas(-(-height // 4), -(-width // 4), output=(height, width))
+    return planner.Work(manifest=real_manifest(), canvas=canvas, tier=load_tier(tier), variant=variant, **extra)
+
+
+@pytest.mark.parametrize("variant", ["tiny", "long"])
+@pytest.mark.parametrize("tier", SIZES)
+@pytest.mark.parametrize(("height", "width"), [(512, 768), (768, 1408), (1080, 1920), (2160, 3840)])
+def test_every_tier_plans_every_size_within_its_budget(tier, variant, height, width):
+    made = planner.plan(work(tier, height, width, variant))
+    assert made.peak <= 0.92 * tier * GIB
+    if made.tiling is not None:
+        most = made.work.tier.tile
+        assert made.tiling.dit[0] <= most[0]
+        assert made.tiling.dit[1] <= most[1]
+        # The count is that of the grid which the runtime lays out.
+        assert made.tiles[0] == len(Grid(made.work.size, made.tiling.dit, made.tiling.dit_overlap))
+        assert made.tiles[1] == len(Grid(made.work.size, made.tiling.decoder, made.tiling.decoder_overlap))
+    text = "\n".join(lines(made))
+    assert f"tier      {tier}gb" in text
+    assert "estimated" in text
+
+
+@pytest.mark.parametrize("tier", SIZES)
+def test_tier_computes_its_own_tile_at_once(tier):
+    tile = load_tier(tier).tile
+    made = planner.plan(work(tier, *tile, load_tier(tier).variant))
+    assert made.tiles[0] == 1
+
+
+def test_kv_cache_is_the_contracts(monkeypatch):
+    """4 slots of 1,440 bytes an output pixel, as the design's 4,320 for 3 slabs; the rest is far smaller."""
+    made = planner.plan(work(24, 768, 1408))
+    denoise = made.phases[0]
+    ring = 4 * 1440 * 768 * 1408
+    assert ring < denoise.buffers < 1.2 * ring
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(SIZES),
+    st.integers(64, 4096),
+    st.integers(64, 4096),
+    st.sampled_from(["tiny", "long"]),
+    st.sampled_from([1.0, 2.0, 3.0]),
+)
+def test_plans_fit_or_are_refused(tier, height, width, variant, kv_ratio):
+    made = planner.plan(work(tier, height, width, variant, kv_ratio=kv_ratio))
+    assert made.fits
+    assert made.tiling is None or min(made.tiling.dit) >= 128
+
+
+def test_less_memory_for_less_history():
+    peaks = [planner.plan(work(8, 512, 768, kv_ratio=ratio)).phases[0].buffers for ratio in (1.0, 3.0)]
+    assert peaks[0] < peaks[1]
+
+
+def test_refusals(tmp_path):
+    with pytest.raises(UsageError, match="at most 4096 a side"):
+        planner.plan(work(48, 4320, 7680))
+    with pytest.raises(UsageError, match="kv_ratio 8 needs 9 slots"):
+        planner.plan(work(8, 512, 768, kv_ratio=8.0))
+    small = tmp_path / "3gb.toml"
+    small.write_text(tier_text().replace("memory_gib = 8", "memory_gib = 3"))
+    nothing = work(8, 512, 768)
+    with pytest.raises(OutOfMemory, match="in tier 3gb"):
+        planner.plan(
+            planner.Work(manifest=nothing.manifest, canvas=nothing.canvas, tier=read_tier(small), variant="tiny")
+        )
+
+
+def engine_set(activations: int = 0) -> EngineSet:
+    engine = Engine(
+        file="x.plan",
+        sha256="",
+        bytes=GIB,
+        weights=GIB,
+        activations=activations,
+        layers=1,
+        plugins=0,
+        seconds=1.0,
+    )
+    key = EngineKey(
+        bundle="", decoder="tc_decoder", plugin="", tier="8gb", tier_values="", profiles={}, flags={},
+        flavour="tensorrt_rtx", version="1", targets=("sm86", "sm89"),
+    )  # fmt: skip
+    return EngineSet(
+        folder=Path("set"), key=key, engines=dict.fromkeys(real_manifest().graphs, engine), bundle="", source=""
+    )
+
+
+def test_recorded_numbers_are_used():
+    asked = work(24, 512, 768, "long")
+    made = planner.plan(asked, engine_set(activations=3 * GIB))
+    assert made.recorded
+    (phase,) = made.phases
+    assert phase.weights == 5 * GIB  # lq_proj and its first, dit, decoder, colour fix
+    height, width = asked.tier.decoder_tile
+    assert phase.scratch == pytest.approx(
+        3 * GIB * 512 * 768 / min(height * width, asked.tier.tile[0] * asked.tier.tile[1]), rel=0.01
+    )
+    # More scratch memory than the tier has: the picture is cut, until it fits.
+    cut = planner.plan(work(24, 1024, 1920, "long"), engine_set(activations=40 * GIB))
+    assert cut.tiling is not None
+    assert cut.fits
+
+
+# Tier files
+
+
+def tier_text() -> str:
+    import importlib.resources
+
+    return importlib.resources.files("flashvsr_trt.configs").joinpath("tiers", "8gb.toml").read_text()
+
+
+def test_names_of_tiers():
+    assert load_tier("8") == load_tier(8) == load_tier("8GB")
+    with pytest.raises(UsageError, match="no tier '10'") as caught:
+        load_tier(10)
+    assert "8, 12, 16, 24, 48" in caught.value.expected
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("kv_slots = 4", "kv_slots = 4\nspeed = 9", "does not know the key 'speed'"),
+        ("kv_slots = 4", "", "lacks the key 'kv_slots'"),
+        ("kv_slots = 4", "kv_slots = 'four'", "kv_slots is 'four'"),
+        ("kv_slots = 4", "kv_slots = true", "kv_slots is True"),
+        ("kv_slots = 4", "kv_slots = 2", "kv_slots is 2"),
+        ('variant = "tiny"', 'variant = "huge"', "variant is huge"),
+        ('weights = "bundle"', 'weights = "int4"', "weights is int4"),
+        ("tile = [512, 768]", "tile = [512, 700]", "tile is"),
+        ("tile = [512, 768]", "tile = 512", "tile is 512"),
+        ("kv_slots = 4", "kv_slots = ", "cannot be read"),
+    ],
+)
+def test_wrong_tier_files_are_told(tmp_path, old, new, message):
+    text = tier_text()
+    assert old in text
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(UsageError, match=message) as caught:
+        load_tier(str(path))
+    assert "mine" in str(caught.value)
+
+
+def test_unknown_key_lists_the_known_ones(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(tier_text() + "\nspeed = 9\n")
+    with pytest.raises(UsageError) as caught:
+        read_tier(path)
+    assert "memory_gib, tile, decoder_tile, kv_slots" in caught.value.expected
+
+
+def test_cache_root(monkeypatch):
+    monkeypatch.setenv("FLASHVSR_TRT_CACHE", "/somewhere")
+    assert cache_root() == Path("/somewhere")
+    monkeypatch.delenv("FLASHVSR_TRT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert cache_root() == Path("/xdg/flashvsr-trt")
+
+
+# What the back end decides before it touches a GPU
+
+
+def test_engines_of_another_gpu_are_refused():
+    check_gpu(engine_set(), 89, "RTX 4090")
+    with pytest.raises(BackendUnavailable, match="this GPU is sm90") as caught:
+        check_gpu(engine_set(), 90, "H200")
+    assert "--target sm90" in caught.value.todo
+
+
+def test_profile_is_the_first_that_holds_the_shapes():
+    ranges = [{"frames": ((1, 3), (8, 100))}, {"frames": ((1, 3), (1, 4096))}]
+    assert pick_profile(ranges, {"frames": (8, 100)}) == 0
+    assert pick_profile(ranges, {"frames": (1, 2000)}) == 1
+    with pytest.raises(BackendUnavailable, match=r"frames is \[2, 2000\]") as caught:
+        pick_profile(ranges, {"frames": (2, 2000)})
+    assert "from [1, 3] to [8, 100]" in caught.value.expected

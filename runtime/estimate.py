@@ -23,6 +23,7 @@ HOST_BACKENDS = ("onnxruntime-cpu",)  # whose memory this page is about
 CELLS = 8 * 8  # pixels of a latent cell
 TOKEN = 16 * 16  # pixels of a token
 POST_FRAME = {"adain": 33, "wavelet": 256, "none": 24}  # working bytes a pixel and frame
+ARENA = 1.35  # what ONNX Runtime's arena takes, by what a graph's tensors need
 USABLE = 0.85  # of the free host memory: the rest is for the decoder, the encoder and everybody else
 
 
@@ -127,7 +128,7 @@ def _denoise(manifest: Manifest, size: tuple[int, int], options: Options) -> _Pa
     return _Part(
         weights=_weights(manifest, ("lq_proj.bin", "dit.bin")),
         state=_carried(manifest, size, options, _DENOISE) + _border(manifest, size, _DENOISE),
-        working=projector + max(dit, first),
+        working=int(ARENA * (projector + max(dit, first))),
     )
 
 
@@ -141,12 +142,12 @@ def _decode(manifest: Manifest, size: tuple[int, int], options: Options) -> _Par
         weights=_weights(manifest, (f"{name}.bin",)),
         # What a graph reads and what it writes: both at the same time.
         state=2 * _carried(manifest, size, options, (name,)) + _border(manifest, size, (name,)),
-        working=int(4 * most * channels) * prod(size),
+        working=int(ARENA * 4 * most * channels) * prod(size),
     )
 
 
 def _post(canvas: Canvas, options: Options, frames: int) -> int:
-    return POST_FRAME[options.colour_fix] * frames * canvas.height * canvas.width
+    return int(ARENA * POST_FRAME[options.colour_fix]) * frames * canvas.height * canvas.width
 
 
 def _weights(manifest: Manifest, names: tuple[str, ...]) -> int:

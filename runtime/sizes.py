@@ -1,4 +1,4 @@
-"""Output size: a scale, a number of lines, or a box."""
+"""Sizes on the command line: of the output (a scale, a number of lines, or a box) and of tiles."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from flashvsr_trt.configs import schedule
 from flashvsr_trt.configs.errors import UsageError
+from flashvsr_trt.runtime.tiles import Tiling
 
 _LINES = re.compile(r"(\d+)p", re.IGNORECASE)
 _BOX = re.compile(r"(\d+)x(\d+)", re.IGNORECASE)
@@ -92,3 +93,17 @@ def _fit(height: int, width: int, box: tuple[int, int]) -> tuple[int, int]:
 def _even(value: float) -> int:
     # Coders with subsampled colour need even sides, and nobody asked for this one to the pixel.
     return max(2, 2 * int(value / 2 + 0.5))
+
+
+def parse_tile(text: str, overlap: int | None) -> Tiling | None:
+    """--tile and --overlap: None where nothing or something to be found out was asked for."""
+    if text in ("auto", "off"):
+        if overlap is not None:
+            raise UsageError(f"--overlap {overlap} with --tile {text}", expected="--tile WxH beside it")
+        return None
+    match = _BOX.fullmatch(text)
+    if match is None:
+        raise UsageError(f"--tile {text!r} is no size", expected="auto, off or WxH, e.g. 1024x768")
+    size = (int(match[2]), int(match[1]))
+    overlaps = {} if overlap is None else {"dit_overlap": overlap, "decoder_overlap": overlap}
+    return Tiling(dit=size, decoder=size, **overlaps)

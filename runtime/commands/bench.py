@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from fractions import Fraction
 from pathlib import Path
@@ -25,7 +25,7 @@ from flashvsr_trt.runtime.bundle import Bundle, open_bundle
 from flashvsr_trt.runtime.interrupt import run_stoppable
 from flashvsr_trt.runtime.jobs import Job, Planned, Report, execute, plan
 from flashvsr_trt.runtime.progress import STAGES, Display, Meter, Status, choose_display, clock
-from flashvsr_trt.runtime.sizes import Size, parse_size
+from flashvsr_trt.runtime.sizes import Size, parse_size, parse_tile
 from flashvsr_trt.runtime.talk import say_bundle, say_plan
 from flashvsr_trt.runtime.upscaler import VARIANTS, Options
 from flashvsr_trt.runtime.video.frames import ColourTags, FrameTiming, SourceInfo
@@ -77,6 +77,9 @@ class Watch:
 @click.option("-d", "--device", default="auto", metavar="|".join(DEVICES), help="Where to run it [auto].")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of the networks.")
 @click.option("--sparse-ratio", type=float, default=2.0, show_default=True)
+@click.option("--tile", default="auto", metavar="auto|off|WxH", help="As of run [auto].")
+@click.option("--overlap", type=click.IntRange(1), metavar="PX", help="As of run.")
+@click.option("--segment-steps", type=click.IntRange(1), default=8, show_default=True, help="Of tiny and of tiles.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @console.options
 def bench(clip: str | None, bundle: str | None, as_json: bool, **flags: Any) -> None:
@@ -95,7 +98,13 @@ def bench(clip: str | None, bundle: str | None, as_json: bool, **flags: Any) -> 
             source=source,
             output=str(Path(folder) / "out.mkv"),
             size=size,
-            options=Options(variant=flags["variant"], parameters=parameters),
+            options=Options(
+                variant=flags["variant"],
+                segment_steps=flags["segment_steps"],
+                tiling=parse_tile(flags["tile"], flags["overlap"]),
+                parameters=parameters,
+            ),
+            auto_tile=flags["tile"] == "auto",
             frames=flags["frames"],
         )
         planned = plan(job, opened, backend)
@@ -114,7 +123,7 @@ def measure(
 ) -> dict[str, Any]:
     """Runs the job and gives the figures."""
     options = planned.options
-    segment = options.segment_steps - 1 if options.variant == "tiny" else 0
+    segment = options.segment_steps - 1 if options.phased and options.tiling is None else 0
     watch = Watch(backend, FIRST_OUTPUT + STEP * segment)
 
     def look(status: Status) -> None:
@@ -147,6 +156,7 @@ def figures(planned: Planned, bundle: Bundle, backend: Backend, report: Report, 
         "canvas": [planned.canvas.width, planned.canvas.height],
         "variant": planned.options.variant,
         "sparse_ratio": planned.options.parameters.sparse_ratio,
+        "tiles": None if planned.options.tiling is None else asdict(planned.options.tiling),
         "frames": status.frames,
         "seconds": round(status.elapsed, 3),
         "fps": round(status.fps, 4),
@@ -160,6 +170,7 @@ def figures(planned: Planned, bundle: Bundle, backend: Backend, report: Report, 
         "stages": {stage: round(status.seconds[stage], 4) for stage in STAGES},
         "runtime_share": round(runtime / inside, 5) if inside else 0.0,
         "peak_rss": report.peak_rss,
+        "predicted": planned.memory.total,
     }
 
 
@@ -199,7 +210,8 @@ def as_text(facts: dict[str, Any]) -> str:
     lines += [
         "",
         f"  runtime's own share of the upscaling thread: {100 * facts['runtime_share']:.2f} %",
-        f"  peak memory {machine.gib(peak) if peak else 'not told by this system'}",
+        f"  peak memory {machine.gib(peak) if peak else 'not told by this system'}; the networks and their frames on a "
+        f"CPU were predicted to take {machine.gib(facts['predicted'])}",
     ]
     return "\n".join(lines)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -26,9 +25,8 @@ from flashvsr_trt.runtime.failures import explain
 from flashvsr_trt.runtime.interrupt import run_stoppable
 from flashvsr_trt.runtime.jobs import Job
 from flashvsr_trt.runtime.progress import JsonLines, choose_display
-from flashvsr_trt.runtime.sizes import parse_size
+from flashvsr_trt.runtime.sizes import parse_size, parse_tile
 from flashvsr_trt.runtime.talk import say_bundle
-from flashvsr_trt.runtime.tiles import Tiling
 from flashvsr_trt.runtime.upscaler import VARIANTS, Options
 from flashvsr_trt.runtime.video.cut import parse_position
 from flashvsr_trt.runtime.video.options import OutputOptions
@@ -212,20 +210,6 @@ def video_options(flags: dict[str, Any]) -> OutputOptions:
     if flags["prores"]:
         return replace(options, codec="prores_ks", container="mov", encoder=(("profile", "hq"), *extra))
     return options
-
-
-def parse_tile(text: str, overlap: int | None) -> Tiling | None:
-    """--tile and --overlap: None where nothing or something to be found out was asked for."""
-    if text in ("auto", "off"):
-        if overlap is not None:
-            raise UsageError(f"--overlap {overlap} with --tile {text}", expected="--tile WxH beside it")
-        return None
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if match is None:
-        raise UsageError(f"--tile {text!r} is no size", expected="auto, off or WxH, e.g. 1024x768")
-    size = (int(match[2]), int(match[1]))
-    overlaps = {} if overlap is None else {"dit_overlap": overlap, "decoder_overlap": overlap}
-    return Tiling(dit=size, decoder=size, **overlaps)
 
 
 def parse_rate(text: str) -> Fraction:

@@ -40,11 +40,15 @@ TOLERANCES = {
     ("dit_first", "fp32"): Tolerance(1e-4, f"{_ORDER}, over all layers"),
     ("dit", "fp32"): Tolerance(1e-4, f"{_ORDER}, over all layers"),
     ("tc_decoder", "fp32"): Tolerance(1e-4, f"{_ORDER}, over 35 convolutions"),
+    ("vae_decoder_first", "fp32"): Tolerance(1e-4, f"{_ORDER}, over 37 convolutions"),
+    ("vae_decoder", "fp32"): Tolerance(1e-4, f"{_ORDER}, over 37 convolutions"),
     ("lq_proj_first", "fp16"): Tolerance(5e-3, _ROUND),
     ("lq_proj", "fp16"): Tolerance(5e-3, _ROUND),
     ("dit_first", "fp16"): Tolerance(3e-2, f"{_ROUND}; a block of a tied score may flip"),
     ("dit", "fp16"): Tolerance(3e-2, f"{_ROUND}; a block of a tied score may flip"),
     ("tc_decoder", "fp16"): Tolerance(3e-2, _ROUND),
+    ("vae_decoder_first", "fp16"): Tolerance(5e-2, _ROUND),
+    ("vae_decoder", "fp16"): Tolerance(5e-2, _ROUND),
 }
 INTEGERS = Tolerance(1.0, "truncation to an integer falls either way where the value is within rounding of one")
 

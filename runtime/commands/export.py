@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # torch is imported when the command runs, not for its --help
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 SIZES = ("small", "real")
+VAE_VARIABLE = "FLASHVSR_TRT_VAE"  # export.weights reads it too, for Python; that module needs torch
 SOURCE, RESULT = "Weights", "Bundle"
 
 
@@ -30,6 +31,14 @@ SOURCE, RESULT = "Weights", "Bundle"
     "--version",
     type=click.Choice(VERSIONS),
     help="Model version [told from the files; random: v1.1].",
+)
+@option(
+    SOURCE,
+    "--vae",
+    type=click.Path(exists=True, path_type=Path),
+    envvar=VAE_VARIABLE,
+    show_envvar=True,
+    help="Wan 2.1 VAE for variant full: a file, or a folder that holds one [in the weights' folder].",
 )
 @option(SOURCE, "--random-weights", is_flag=True, help="Random weights instead, to try a machine.")
 @option(SOURCE, "--size", type=click.Choice(SIZES), help="Size of the random network [real].")
@@ -57,7 +66,7 @@ SOURCE, RESULT = "Weights", "Bundle"
 def export(output: Path, overwrite: bool, **flags: Any) -> None:
     """Make a bundle: step graphs in ONNX and the weights they share.
 
-    A bundle runs every variant that its decoders allow; it needs no torch.
+    A bundle runs every variant that its decoders allow; it needs no torch. With the Wan VAE it also runs full.
     """
     from flashvsr_trt.export.bundle import export_bundle
 
@@ -88,7 +97,7 @@ def _source(flags: dict[str, Any]) -> tuple[Weights, Options]:
     }
     if flags["random_weights"]:
         return _random(flags, Options, choices)
-    return _official(flags["weights"], flags["version"], Options, choices)
+    return _official(flags, Options, choices)
 
 
 def _random(flags: dict[str, Any], make: type[Options], choices: dict[str, Any]) -> tuple[Weights, Options]:
@@ -100,24 +109,26 @@ def _random(flags: dict[str, Any], make: type[Options], choices: dict[str, Any])
     return weights, make(model="seeded", about=about, meaningful=False, **choices)
 
 
-def _official(
-    folder: Path, version: str | None, make: type[Options], choices: dict[str, Any]
-) -> tuple[Weights, Options]:
+def _official(flags: dict[str, Any], make: type[Options], choices: dict[str, Any]) -> tuple[Weights, Options]:
     from flashvsr_trt.configs.manifest import sha256_of
     from flashvsr_trt.export.download import identify
-    from flashvsr_trt.export.weights import FILES, load
+    from flashvsr_trt.export.weights import FILES, find_vae, load
 
-    found, lines = identify(folder, version, official=False)
+    folder, vae = flags["weights"], find_vae(flags["weights"], flags["vae"])
+    found, lines = identify(folder, flags["version"], official=False)
     for line in lines:
         console.say("weights", line)
-    weights = load(folder, version=found, verify=False)
+    console.say("vae", f"{vae}: variant full too" if vae else "none: the bundle will run tiny and long, not full")
+    weights = load(folder, version=found, vae=vae, verify=False)
     sources = {name: sha256_of(folder / name) for name in FILES}
+    if vae:
+        sources[vae.name] = sha256_of(vae)
     return weights, make(about=f"FlashVSR {found}", sources=sources, **choices)
 
 
 def _say_plan(weights: Weights, options: Options, output: Path) -> None:
     sizes = weights.sizes
-    states = (weights.dit, weights.lq_proj, weights.tc_decoder)
+    states = (weights.dit, weights.lq_proj, weights.tc_decoder, weights.vae or {})
     numbers = sum(tensor.numel() for state in states for tensor in state.values())
     stored = 4 if options.precision == "fp32" and not options.storage else 2
     console.say("model", f"{options.model} {weights.version}: {sizes.layers} layers, {sizes.dim} channels")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from flashvsr_trt.configs.errors import BatchFailed, Cancelled, InputError, OutputExists, UsageError
@@ -14,12 +14,13 @@ from flashvsr_trt.runtime.backends.base import Backend
 from flashvsr_trt.runtime.bundle import Bundle
 from flashvsr_trt.runtime.console import LOG
 from flashvsr_trt.runtime.failures import explain, report
-from flashvsr_trt.runtime.jobs import Job, Report, execute, plan
-from flashvsr_trt.runtime.progress import Display, JsonLines, clock
+from flashvsr_trt.runtime.jobs import AlreadyDone, Job, Planned, Report, execute, plan
+from flashvsr_trt.runtime.progress import Display, JsonLines, Status, clock
 from flashvsr_trt.runtime.talk import plan_event, say_plan, say_report
 from flashvsr_trt.runtime.video.images import IMAGE_SUFFIXES, natural_key
 from flashvsr_trt.runtime.video.options import CONTAINERS
 from flashvsr_trt.runtime.video.plan import STDOUT
+from flashvsr_trt.runtime.work import Work
 
 # What a folder is searched for; a file named by itself may be anything that FFmpeg reads.
 VIDEO_SUFFIXES = frozenset({*CONTAINERS, ".wmv", ".mxf", ".ogv", ".vob", ".asf", ".gif", ".dv"})
@@ -86,11 +87,15 @@ class Item:
 
 @dataclass(kw_only=True)
 class Batch:
-    """Runs jobs. `temporary` is what is half-written at the moment.
+    """Runs jobs.
 
     Attributes:
         skip: an input whose output exists is left out.
         dry_run: say what would be done and stop.
+        pause: called after each frame; returns when work may go on.
+        temporary: what is half-written at the moment and can be of no use.
+        work: the work folder of the moment, or of the last input.
+        reports: what was done, for each input that is done.
     """
 
     bundle: Bundle
@@ -99,7 +104,10 @@ class Batch:
     events: JsonLines | None = None
     skip: bool = False
     dry_run: bool = False
+    pause: Callable[[], None] = lambda: None
     temporary: Path | None = None
+    work: Work | None = None
+    reports: list[Report] = field(default_factory=list)
 
     def run(self, jobs: list[Job], inputs: Inputs, output: str | None, cancel: threading.Event) -> None:
         """Runs them all.
@@ -128,6 +136,10 @@ class Batch:
     def _one(self, item: Item, cancel: threading.Event) -> None:
         try:
             planned = plan(item.job, self.bundle, self.backend)
+        except AlreadyDone as done:
+            item.state, item.note = "done", done.came
+            LOG.info("%s", done.came)
+            return
         except OutputExists as error:
             if not self.skip:
                 raise
@@ -141,17 +153,27 @@ class Batch:
             planned.close()
             item.state = "done"
             return
-        self.temporary = None if planned.output.path == STDOUT else planned.output.temporary
+        done = self._execute(planned, cancel)
+        self._finished(item, done, planned.output.warnings)
+
+    def _execute(self, planned: Planned, cancel: threading.Event) -> Report:
+        path = planned.output.path
+        self.work = Work(path) if planned.resumable else None
+        self.temporary = None if path == STDOUT or planned.resumable else planned.output.temporary
         self.display.begin(Path(planned.info.path).name, planned.frames_out)
         try:
-            done = execute(planned, self.bundle, self.backend, on_status=self.display.update, cancel=cancel)
+            return execute(planned, self.bundle, self.backend, on_status=self._status, cancel=cancel)
         finally:
             self.display.end()
             self.temporary = None
-        self._finished(item, done, planned.output.warnings)
+
+    def _status(self, status: Status) -> None:
+        self.display.update(status)
+        self.pause()
 
     def _finished(self, item: Item, done: Report, said: tuple[str, ...]) -> None:
         item.state, item.note = "done", clock(done.status.elapsed)
+        self.reports.append(done)
         say_report(done, said)
         if self.events:
             self.events.event("done", **done.as_dict())
@@ -190,6 +212,8 @@ class Batch:
         for item in items:
             try:
                 planned = plan(item.job, self.bundle, self.backend)
+            except AlreadyDone as done:
+                item.state, item.note = "done", done.came
             except OutputExists as error:
                 existing.append(error.came)
                 if self.skip:

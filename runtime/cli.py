@@ -56,6 +56,7 @@ class Cli(click.Group):
         """Runs a command and ends the process with its exit code."""
         console.reset()
         extra["standalone_mode"] = False
+        extra["obj"] = list(sys.argv[1:] if args is None else args)  # as typed, for the command that resumes
         try:
             code = super().main(args, prog_name=PROGRAM, **extra)
             sys.stdout.flush()

@@ -1,13 +1,21 @@
-"""Ctrl-C and SIGTERM: ask the work to stop, keep nothing half-written."""
+"""Ctrl-C, SIGTERM and keys: ask the work to stop at the next step, or to pause."""
 
 from __future__ import annotations
 
 import os
+import select
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
+
+try:
+    import termios
+    import tty
+except ImportError:  # Windows
+    termios = None  # type: ignore[assignment]
 
 Result = TypeVar("Result")
 _POLL_S = 0.2
@@ -21,7 +29,7 @@ def run_stoppable(
     Args:
         work: sees to it that `cancel` ends it within a step.
         on_stop: called at the first signal, e.g. to tell the user that it was heard.
-        at_once: called at the second one before the process ends with code 130; removes what is half-written.
+        at_once: called at the second one before the process ends with code 130; tidies up.
 
     Returns:
         What `work` returned; raises what it raised.
@@ -66,3 +74,65 @@ def _install(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]
     if threading.current_thread() is not threading.main_thread():
         return {}  # Python lets only the main thread have handlers
     return {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+class Keys:
+    """On a terminal: `q` stops like Ctrl-C, space pauses and goes on. Elsewhere it does nothing.
+
+    Args:
+        stop: called for `q`.
+        say: tells the user what was heard.
+    """
+
+    def __init__(self, stop: Callable[[], None], say: Callable[[str], None]) -> None:
+        self._stop, self._say = stop, say
+        self._going = threading.Event()
+        self._going.set()
+        self._ended = threading.Event()
+        self._restore: Callable[[], None] | None = None
+
+    def __enter__(self) -> Self:
+        if termios is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return self
+        number = sys.stdin.fileno()
+        before = termios.tcgetattr(number)
+        self._restore = lambda: termios.tcsetattr(number, termios.TCSADRAIN, before)
+        tty.setcbreak(number)  # Ctrl-C stays a signal
+        threading.Thread(target=self._listen, args=(number,), name="keys", daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._going.set()
+        self.restore()
+
+    def restore(self) -> None:
+        """Gives the terminal back as it was."""
+        if self._restore is not None:
+            self._restore()
+            self._restore = None
+
+    def wait_while_paused(self, cancel: threading.Event) -> None:
+        """Returns at once unless space was pressed; then when it is pressed again, or `cancel` is set."""
+        while not self._going.wait(_POLL_S) and not cancel.is_set():
+            continue
+
+    def _listen(self, number: int) -> None:
+        while not self._ended.is_set():
+            if not select.select([number], [], [], _POLL_S)[0]:
+                continue
+            key = os.read(number, 1)
+            if not key:
+                return
+            self.pressed(key)
+
+    def pressed(self, key: bytes) -> None:
+        """What a key does."""
+        if key in (b"q", b"Q"):
+            self._stop()
+        elif key == b" " and self._going.is_set():
+            self._going.clear()
+            self._say("paused after this frame; space goes on, q stops")
+        elif key == b" ":
+            self._going.set()
+            self._say("going on")

@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,21 +29,30 @@ QUEUED_FRAMES = 2 * STEP  # a step's frames on each side: one being worked on, o
 _POLL_S = 0.2  # how long a blocked queue waits before it looks whether the other side has failed
 _READER_S = 3.0  # how long a stop waits for a reader that may be blocked on its input
 _END = None
+_CANCELLED = object()  # in place of an item, where a stop may take the time to keep the state
 
 Write = Callable[[np.ndarray, FrameTiming], None]
 
 
-@dataclass(kw_only=True)
+@dataclass
 class Progress:
-    """What has happened so far; the same object is updated and handed to the callback."""
+    """What has happened so far; the same object is updated and handed to the callback.
 
+    Frames that an earlier run has written (`resumed`) count in all three counts.
+    """
+
+    resumed: int = 0
     frames_in: int = 0
     frames_upscaled: int = 0
     frames_out: int = 0
+    complete: bool = False
     started: float = field(default_factory=time.perf_counter)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Busy seconds by stage (decode, resize, upscale, encode) and waiting seconds of the calling thread
     (wait_input, wait_output). Stages overlap: their sum may exceed the elapsed time."""
+
+    def __post_init__(self) -> None:
+        self.frames_in = self.frames_upscaled = self.frames_out = self.resumed
 
     @property
     def elapsed(self) -> float:
@@ -51,7 +60,45 @@ class Progress:
 
     @property
     def fps(self) -> float:
-        return self.frames_out / self.elapsed if self.frames_out else 0.0
+        return (self.frames_out - self.resumed) / self.elapsed if self.frames_out else 0.0
+
+
+@dataclass
+class Point:
+    """A place where the work can be taken up again.
+
+    Attributes:
+        frames: written when it is reached; the next frame to read has this index.
+        scene: index of the first frame of the stream that the networks are in.
+        arrays: the networks' state; empty where the stream begins with the next frame.
+    """
+
+    frames: int
+    scene: int
+    arrays: dict[str, np.ndarray]
+    written: threading.Event = field(default_factory=threading.Event)
+
+
+class Session:
+    """What a run begins with, where its scenes begin, and what becomes of its state. This one keeps nothing.
+
+    Attributes:
+        start: index of the first frame that is upscaled; those before it are only shown to `scenes`.
+        scene: index of the first frame of the stream that the upscaler is in.
+        every: a point is kept at the first step that ends so many frames after the last; None: never.
+    """
+
+    start = 0
+    scene = 0
+    every: int | None = None
+
+    def scenes(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, bool]]:
+        """The frames, each with whether the networks shall forget all before it; called on the reader's thread."""
+        return ((frame, False) for frame in frames)
+
+    def keep(self, point: Point) -> None:
+        """Stores a point, on the writer's thread: all frames before it have been written."""
+        raise NotImplementedError
 
 
 class _Shared:
@@ -67,27 +114,35 @@ class _Shared:
         self._failed.set()
 
     @property
-    def stopped(self) -> bool:
-        return self._failed.is_set() or self._cancel.is_set()
+    def failed(self) -> bool:
+        return self._failed.is_set()
 
-    def put(self, target: queue.Queue[Any], item: Any) -> None:
+    @property
+    def cancelled(self) -> bool:
+        return self._cancel.is_set()
+
+    def put(self, target: queue.Queue[Any], item: Any, *, heed_cancel: bool = True) -> None:
         while True:
-            self._check()
+            self._check(heed_cancel)
             try:
                 return target.put(item, timeout=_POLL_S)
             except queue.Full:
                 continue
 
-    def get(self, source: queue.Queue[Any]) -> Any:
+    def get(self, source: queue.Queue[Any], *, heed_cancel: bool = True) -> Any:
         while True:
-            self._check()
+            self._check(heed_cancel)
             try:
                 return source.get(timeout=_POLL_S)
             except queue.Empty:
                 continue
 
-    def _check(self) -> None:
-        if self.stopped:
+    def wait(self, event: threading.Event) -> None:
+        while not event.wait(_POLL_S):
+            self._check(heed_cancel=False)
+
+    def _check(self, heed_cancel: bool) -> None:
+        if self.failed or (heed_cancel and self.cancelled):
             raise _Stopped
 
 
@@ -102,6 +157,7 @@ def run(
     *,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     cancel: threading.Event | None = None,
+    session: Session | None = None,
 ) -> Progress:
     """Upscales a whole stream.
 
@@ -111,25 +167,27 @@ def run(
         upscaler: a fresh one.
         write: takes output pixels and the timing of the source frame of the same index; called in order.
         on_progress: called on the calling thread after each frame that left the networks, and at the end.
-        cancel: set by somebody else to stop within a step.
+        cancel: set by somebody else to stop within a step; a session that keeps points gets one more before.
+        session: where to begin and what to keep; None begins at the beginning and keeps nothing.
 
     Raises:
         Cancelled: `cancel` was set.
         FlashVSRError: whatever a stage raised first.
     """
     cancel = cancel or threading.Event()
-    shared, progress = _Shared(cancel), Progress()
+    session = session or Session()
+    shared, progress = _Shared(cancel), Progress(session.start)
     ready: queue.Queue[Any] = queue.Queue(QUEUED_FRAMES)
     done: queue.Queue[Any] = queue.Queue(QUEUED_FRAMES)
     # A daemon: a reader that waits for a silent pipe cannot be woken, and must not keep the process.
     reader = threading.Thread(
-        target=_guarded, args=(shared, _read, frames, upscaler, ready, progress), name=READER, daemon=True
+        target=_guarded, args=(shared, _read, frames, upscaler, ready, progress, session), name=READER, daemon=True
     )
-    writer = threading.Thread(target=_guarded, args=(shared, _write, write, done, progress), name="writer")
+    writer = threading.Thread(target=_guarded, args=(shared, _write, write, done, progress, session), name="writer")
     try:
         reader.start()
         writer.start()
-        _upscale(shared, upscaler, ready, done, progress, on_progress)
+        _Networks(shared, upscaler, ready, done, session).run(progress, on_progress)
     except _Stopped:
         pass
     except BaseException as error:  # KeyboardInterrupt too: the threads must end before it leaves
@@ -137,7 +195,7 @@ def run(
     _join(shared, writer, reader)
     if shared.error is not None:
         raise shared.error
-    if cancel.is_set():
+    if cancel.is_set() and not progress.complete:
         raise Cancelled(f"stopped after {progress.frames_out} frames")
     on_progress(progress)
     return progress
@@ -148,7 +206,7 @@ def _join(shared: _Shared, writer: threading.Thread, reader: threading.Thread) -
         writer.join()
     # Only a stop can leave a reader behind: the writer ends otherwise after the reader.
     if reader.ident is not None:
-        reader.join(_READER_S if shared.stopped else None)
+        reader.join(_READER_S if shared.failed or shared.cancelled else None)
 
 
 def _guarded(shared: _Shared, work: Callable[..., None], *args: Any) -> None:
@@ -161,19 +219,24 @@ def _guarded(shared: _Shared, work: Callable[..., None], *args: Any) -> None:
 
 
 def _read(
-    shared: _Shared, frames: Iterable[Frame], upscaler: Upscaler, ready: queue.Queue[Any], progress: Progress
+    shared: _Shared,
+    frames: Iterable[Frame],
+    upscaler: Upscaler,
+    ready: queue.Queue[Any],
+    progress: Progress,
+    session: Session,
 ) -> None:
     source = iter(frames)
     try:
         began = time.perf_counter()
-        for frame in source:
+        for frame, begins_scene in session.scenes(source):
             decoded = time.perf_counter()
-            lq = upscaler.prepare(frame.rgb)
-            resized = time.perf_counter()
             progress.seconds["decode"] += decoded - began
-            progress.seconds["resize"] += resized - decoded
-            progress.frames_in += 1
-            shared.put(ready, (lq, frame.timing))
+            if frame.timing.index >= session.start:
+                lq = upscaler.prepare(frame.rgb)
+                progress.seconds["resize"] += time.perf_counter() - decoded
+                progress.frames_in += 1
+                shared.put(ready, (lq, frame.timing, begins_scene))
             began = time.perf_counter()
         shared.put(ready, _END)
     finally:
@@ -182,38 +245,94 @@ def _read(
             source.close()
 
 
-def _upscale(
-    shared: _Shared,
-    upscaler: Upscaler,
-    ready: queue.Queue[Any],
-    done: queue.Queue[Any],
-    progress: Progress,
-    on_progress: Callable[[Progress], None],
-) -> None:
-    timings: deque[FrameTiming] = deque()
-    while True:
+class _Networks:
+    """The calling thread: frames through the networks, scene by scene."""
+
+    def __init__(
+        self,
+        shared: _Shared,
+        upscaler: Upscaler,
+        ready: queue.Queue[Any],
+        done: queue.Queue[Any],
+        session: Session,
+    ) -> None:
+        self._shared, self._upscaler, self._ready, self._done, self._session = shared, upscaler, ready, done, session
+        self._timings: deque[FrameTiming] = deque()
+        self._scene, self._kept = session.scene, session.start
+        self._keeps = session.every is not None
+
+    def run(self, progress: Progress, on_progress: Callable[[Progress], None]) -> None:
+        self._progress, self._on_progress = progress, on_progress
+        while True:
+            item = self._next()
+            if item is _CANCELLED:
+                self._give(self._upscaler.settle())
+                self._keep(at_least=1)
+                return self._put(_END)
+            if item is _END:
+                self._give(self._upscaler.drain())
+                self._progress.complete = True
+                return self._put(_END)
+            lq, timing, begins_scene = item
+            if begins_scene:
+                self._give(self._upscaler.drain())
+                self._scene = timing.index
+                self._keep(at_least=self._session.every)
+            self._timings.append(timing)
+            self._give(self._upscaler.feed(lq))
+            if self._due(self._session.every):
+                self._give(self._upscaler.settle())
+                self._keep(at_least=self._session.every)
+
+    def _next(self) -> Any:
         began = time.perf_counter()
-        item = shared.get(ready)
-        now = time.perf_counter()
-        progress.seconds["wait_input"] += now - began
-        if item is not _END:
-            lq, timing = item
-            timings.append(timing)
-        for pixels in upscaler.drain() if item is _END else upscaler.feed(lq):
+        try:
+            return self._shared.get(self._ready)
+        except _Stopped:
+            if self._shared.failed or not self._keeps:
+                raise
+            return _CANCELLED
+        finally:
+            self._progress.seconds["wait_input"] += time.perf_counter() - began
+
+    def _give(self, frames: Iterable[np.ndarray]) -> None:
+        began = time.perf_counter()
+        for pixels in frames:
             made = time.perf_counter()
-            progress.seconds["upscale"] += made - now
-            progress.frames_upscaled += 1
-            shared.put(done, (pixels, timings.popleft()))
-            on_progress(progress)
-            now = time.perf_counter()
-            progress.seconds["wait_output"] += now - made
-        progress.seconds["upscale"] += time.perf_counter() - now
-        if item is _END:
-            return shared.put(done, _END)
+            self._progress.seconds["upscale"] += made - began
+            self._progress.frames_upscaled += 1
+            self._put((pixels, self._timings.popleft()))
+            self._on_progress(self._progress)
+            began = time.perf_counter()
+            self._progress.seconds["wait_output"] += began - made
+        self._progress.seconds["upscale"] += time.perf_counter() - began
+
+    def _put(self, item: Any) -> None:
+        self._shared.put(self._done, item, heed_cancel=not self._keeps)
+
+    def _due(self, at_least: int | None) -> bool:
+        position = self._scene + self._upscaler.settled
+        return at_least is not None and position - self._kept >= at_least
+
+    def _keep(self, at_least: int | None) -> None:
+        """Waits until the point is on the disk: the state's memory is written again by the next step."""
+        if not self._due(at_least):
+            return
+        began = time.perf_counter()
+        point = Point(self._scene + self._upscaler.settled, self._scene, self._upscaler.save_state())
+        self._put(point)
+        self._shared.wait(point.written)
+        self._kept = point.frames
+        self._progress.seconds["keep"] += time.perf_counter() - began
 
 
-def _write(shared: _Shared, write: Write, done: queue.Queue[Any], progress: Progress) -> None:
-    while (item := shared.get(done)) is not _END:
+def _write(shared: _Shared, write: Write, done: queue.Queue[Any], progress: Progress, session: Session) -> None:
+    heed_cancel = session.every is None
+    while (item := shared.get(done, heed_cancel=heed_cancel)) is not _END:
+        if isinstance(item, Point):
+            session.keep(item)
+            item.written.set()
+            continue
         began = time.perf_counter()
         write(*item)
         progress.seconds["encode"] += time.perf_counter() - began

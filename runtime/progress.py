@@ -18,7 +18,7 @@ from flashvsr_trt.runtime.pipeline import Progress
 LINE_S = 10.0  # between two lines where there is no terminal
 _JSON_S = 0.5  # between two JSON lines
 _REDRAWS = 4  # of the bar, a second
-STAGES = ("decode", "resize", "load", "networks", "runtime", "encode")
+STAGES = ("decode", "resize", "load", "networks", "runtime", "encode", "keep", "join")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +28,12 @@ class Status:
     Attributes:
         frames, total: frames written, and how many there will be (None: not known).
         read, upscaled: frames read, and frames that left the networks.
+        resumed: frames that earlier runs have done; they count in all of these.
         elapsed: seconds since the start.
         seconds: busy seconds by stage. decode and resize are the reader thread's, encode is the writer's; load (of
             graphs), networks (inside graphs) and runtime (what this program does beside them) are the calling
-            thread's. Threads overlap, so the stages may add up to more than `elapsed`.
+            thread's, which stands still for keep (of the state) and join (of the segments). Threads overlap, so the
+            stages may add up to more than `elapsed`.
     """
 
     frames: int
@@ -40,15 +42,16 @@ class Status:
     upscaled: int
     elapsed: float
     seconds: Mapping[str, float]
+    resumed: int = 0
 
     @property
     def fps(self) -> float:
-        return self.frames / self.elapsed if self.elapsed > 0 else 0.0
+        return (self.frames - self.resumed) / self.elapsed if self.elapsed > 0 else 0.0
 
     @property
     def left(self) -> float | None:
         """Seconds left; None before the first frame, and where the length is not known."""
-        if not self.frames or self.total is None:
+        if self.frames <= self.resumed or self.total is None:
             return None
         return max(0, self.total - self.frames) / self.fps
 
@@ -57,7 +60,8 @@ class Status:
 
     def shares(self) -> str:
         """decode 2 %, resize 3 % ...: busy share of the elapsed time."""
-        return ", ".join(f"{stage} {100 * self.share(stage):.0f} %" for stage in STAGES)
+        shown = [stage for stage in STAGES if self.seconds[stage] or stage not in ("keep", "join")]
+        return ", ".join(f"{stage} {100 * self.share(stage):.0f} %" for stage in shown)
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -91,7 +95,7 @@ class Meter:
 def look(progress: Progress, total: int | None, meter: Meter) -> Status:
     """The state of a pipeline whose back end is watched by `meter`."""
     networks, load = sum(meter.graphs.values()), meter.load
-    seconds = {stage: progress.seconds[stage] for stage in ("decode", "resize", "encode")}
+    seconds = {stage: progress.seconds[stage] for stage in ("decode", "resize", "encode", "keep", "join")}
     seconds |= {"load": load, "networks": networks}
     seconds["runtime"] = max(0.0, progress.seconds["upscale"] - networks - load)
     if total is not None:
@@ -103,6 +107,7 @@ def look(progress: Progress, total: int | None, meter: Meter) -> Status:
         upscaled=progress.frames_upscaled,
         elapsed=progress.elapsed,
         seconds=seconds,
+        resumed=progress.resumed,
     )
 
 
@@ -297,7 +302,7 @@ def shortened(name: str, width: int = 24) -> str:
 
 
 def _counts(status: Status) -> str:
-    if not status.frames:
+    if status.frames <= status.resumed:
         return f"{status.read} frames read, {clock(status.elapsed)} gone"
     total = "" if status.total is None else f"/{status.total}"
     left = "" if status.left is None else f", {clock(status.left)} left"

@@ -69,8 +69,23 @@ def say_plan(planned: Planned) -> None:
     say("memory", f"about {gib(need.total)} at any length where the networks run on the CPU{free}")
     if host and need.total > host[1]:
         LOG.warning("this needs %s and only %s are free: it may be stopped or swap", gib(need.total), gib(host[1]))
+    if planned.resumable:
+        say_work(planned)
     for text in planned.output.warnings:
         LOG.warning(text)
+
+
+def say_work(planned: Planned) -> None:
+    """When work is kept, what that takes, and what is kept already."""
+    seconds = float(planned.segment / planned.info.rate)
+    say("keep", f"a segment each {planned.segment} frames ({seconds:.3g} s), with {gib(planned.state)} of state;")
+    say("", f"disk: twice the output's size and {gib(2 * planned.state)}, until it is joined")
+    kept = planned.kept
+    if kept is not None:
+        total = "" if planned.frames_out is None else f" of {planned.frames_out}"
+        say("resume", f"going on at frame {kept.frames}{total}; --restart would begin again")
+        for change in kept.changes:
+            say("", change)
 
 
 def plan_event(planned: Planned) -> dict[str, object]:
@@ -95,6 +110,9 @@ def plan_event(planned: Planned) -> dict[str, object]:
         "steps": planned.steps,
         "tiles": None if options.tiling is None else asdict(options.tiling),
         "memory": planned.memory.total,
+        "segment": planned.segment if planned.resumable else None,
+        "state": planned.state if planned.resumable else None,
+        "resumed": 0 if planned.kept is None else planned.kept.frames,
         "lines": list(planned.output.lines),
         "warnings": list(planned.output.warnings),
     }
@@ -113,6 +131,9 @@ def say_report(report: Report, said: tuple[str, ...] = ()) -> None:
     say("busy", status.shares() + peak)
     if status.frames != status.read:
         say("", f"{status.read} frames were read: --reference-count leaves out the others")
+    if report.scene_cuts:
+        shown = ", ".join(map(str, report.scene_cuts[:8])) + (" ..." if len(report.scene_cuts) > 8 else "")
+        say("", f"{len(report.scene_cuts)} scene cuts, at frames {shown}")
     for text in (*(text for text in report.warnings if text not in said), *damage(report.read)):
         LOG.warning(text)
 

@@ -21,7 +21,7 @@ from flashvsr_trt.runtime.backends import open_backend
 from flashvsr_trt.runtime.cli import COMMANDS, cli
 from flashvsr_trt.runtime.commands import bench as bench_module
 from flashvsr_trt.runtime.commands import run as run_module
-from flashvsr_trt.runtime.video import writer as writer_module
+from flashvsr_trt.runtime.video import segments as segments_module
 
 FAST = ["-e", "preset=ultrafast"]
 
@@ -265,7 +265,7 @@ def test_json_lines():
     assert [event["event"] for event in result.events if event["event"] != "progress"] == ["plan", "done"]
     done = result.events[-1]
     assert (done["frames"], done["read"], done["size"]) == (40, 40, [128, 96])
-    assert set(done["seconds"]) == {"decode", "resize", "load", "networks", "runtime", "encode"}
+    assert set(done["seconds"]) == {"decode", "resize", "load", "networks", "runtime", "encode", "keep", "join"}
     assert done["bytes"] == Path(done["output"]).stat().st_size
     assert result.err.count("done") == 1
 
@@ -438,14 +438,14 @@ def test_a_fault_of_the_program_is_one_line_and_1(monkeypatch):
 
 def test_a_full_disk_is_1_and_leaves_nothing(monkeypatch):
     clip(count=60)
-    original = writer_module.VideoWriter._mux
+    original = segments_module._OpenSegment._mux
 
     def full(self, packets):
         if self.frames > 30:
             raise OSError(28, "No space left on device")
         original(self, packets)
 
-    monkeypatch.setattr(writer_module.VideoWriter, "_mux", full)
+    monkeypatch.setattr(segments_module._OpenSegment, "_mux", full)
     result = call("run", "in.mp4", *FAST)
     assert (result.code, "No space left" in result.err) == (1, True)
     assert left() == ["in.mp4"]

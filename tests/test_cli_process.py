@@ -44,9 +44,9 @@ def clip(count, width=64, height=48):
 
 
 def wait_for_part(process):
-    """Waits until the output has begun to grow."""
+    """Waits until frames have left the networks: the output has begun to grow."""
     deadline = time.monotonic() + PATIENCE_S
-    while not list(Path.cwd().glob(".*.part")):
+    while not [*Path.cwd().glob("**/.*.flashvsr/*.nut"), *Path.cwd().glob(".*.part")]:
         assert process.poll() is None, process.stderr.read().decode()
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -87,20 +87,19 @@ def test_a_signal_stops_cleanly(number):
     process.send_signal(number)
     code, _, err = finish(process)
     assert (code, "stopping after this step" in err, "stopped after" in err) == (130, True, True)
-    assert left() == ["in.mp4"]
+    assert "flashvsr-trt run in.mp4 -o out.mp4 --resume" in err
+    assert left() == [".out.mp4.flashvsr", "in.mp4"]
 
 
 def test_a_signal_in_a_batch_stops_the_batch():
     clip(400)
     os.link("in.mp4", "in2.mp4")
     process = start("run", "in.mp4", "in2.mp4", "-o", "out/")
-    deadline = time.monotonic() + PATIENCE_S
-    while not list(Path.cwd().glob("out/.*.part")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for_part(process)
     process.send_signal(signal.SIGINT)
     assert finish(process)[0] == 130
-    assert left() == ["in.mp4", "in2.mp4"]
+    assert left() == ["in.mp4", "in2.mp4", "out"]
+    assert os.listdir("out") == [".in_flashvsr_4x.mp4.flashvsr"]
 
 
 def test_a_second_signal_does_not_wait():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -21,10 +19,11 @@ from flashvsr_trt.runtime.backends import DEVICES, open_backend
 from flashvsr_trt.runtime.batch import Batch, gather
 from flashvsr_trt.runtime.bundle import Bundle, open_bundle
 from flashvsr_trt.runtime.commands.sections import Command, option
+from flashvsr_trt.runtime.control import run_batch
 from flashvsr_trt.runtime.failures import explain
-from flashvsr_trt.runtime.interrupt import run_stoppable
 from flashvsr_trt.runtime.jobs import Job
 from flashvsr_trt.runtime.progress import JsonLines, choose_display
+from flashvsr_trt.runtime.report import write_report
 from flashvsr_trt.runtime.sizes import parse_size, parse_tile
 from flashvsr_trt.runtime.talk import say_bundle
 from flashvsr_trt.runtime.upscaler import VARIANTS, Options
@@ -41,6 +40,8 @@ def _declare(command: Callable[..., Any]) -> Callable[..., Any]:
         option(PICTURE, "-s", "--scale", type=float, help="Output size / source size [4]."),
         option(PICTURE, "--target", metavar="SIZE", help="1080p, 2160p: lines as displayed. WxH: fit into that box."),
         option(PICTURE, "--fit", type=click.Choice(["pad", "crop"]), default="pad", help="crop: as the reference."),
+        option(PICTURE, "--scene-cut", default="auto", metavar="auto|off|FILE", help="Where the past is forgotten "
+               "[auto]. FILE: a time or frame number a line."),
         option(PICTURE, "--colour-fix", type=click.Choice(COLOUR_FIXES), default="adain", show_default=True),
         option(ENGINE, "-m", "--variant", type=click.Choice(VARIANTS), default="long", help="long, tiny: same frames; "
                "tiny: one network in memory at a time; full: decoded by the Wan VAE [long]."),
@@ -69,11 +70,17 @@ def _declare(command: Callable[..., Any]) -> Callable[..., Any]:
         option(PART, "--start", metavar="POS", help="Time (4.5, 4s, 1:02.5) or frame number (120)."),
         option(PART, "--end", metavar="POS", help="The same; exclusive."),
         option(PART, "--frames", type=int, help="At most so many."),
+        option(PART, "--preview", metavar="TIME[@POS]", help="Only so long from POS on, e.g. 3s@00:12, as _preview."),
         option(PART, "--rate", default="25", help="Frames per second of a folder of images [25]."),
         option(RUN, "-i", "--input", "more", multiple=True, metavar="IN", help="One more input."),
         option(RUN, "-o", "--output", metavar="FILE|DIR|-", help="[<name>_flashvsr_<size>.<ext> beside it]"),
         option(RUN, "-y", "overwrite", is_flag=True, help="Overwrite existing outputs."),
         option(RUN, "-n", "skip", is_flag=True, help="Skip inputs whose output exists."),
+        option(RUN, "--resume", is_flag=True, help="Go on with kept work, as a plain run does where there is some."),
+        option(RUN, "--restart", is_flag=True, help="Throw kept work away and begin again."),
+        option(RUN, "--segment", type=float, metavar="SECONDS", help="Work is kept after so much video [10 or more]."),
+        option(RUN, "--report", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="What was done, "
+               "as JSON."),
         option(RUN, "--dry-run", is_flag=True, help="Print the plan and stop."),
         option(RUN, "--json", "as_json", is_flag=True, help="JSON lines on stdout."),
     )  # fmt: skip
@@ -93,7 +100,7 @@ def run(**flags: Any) -> None:
     """
     events = JsonLines() if flags["as_json"] else None
     try:
-        run_checked(flags, events)
+        run_checked(flags, events, click.get_current_context().find_root().obj or [])
     except BaseException as error:  # told to the machine here, to people by the caller
         if events:
             known = explain(error)
@@ -101,7 +108,7 @@ def run(**flags: Any) -> None:
         raise
 
 
-def run_checked(flags: dict[str, Any], events: JsonLines | None) -> None:
+def run_checked(flags: dict[str, Any], events: JsonLines | None, command: list[str]) -> None:
     """Everything that can be refused is refused before the first frame."""
     check_flags(flags)
     inputs = gather([*flags["inputs"], *flags["more"]])
@@ -116,7 +123,12 @@ def run_checked(flags: dict[str, Any], events: JsonLines | None) -> None:
         end=parse_position(flags["end"], "--end") if flags["end"] else None,
         frames=flags["frames"],
         image_rate=parse_rate(flags["rate"]),
+        scene_cut=flags["scene_cut"],
+        segment=flags["segment"],
+        resume="never" if flags["restart"] else "only" if flags["resume"] and not inputs.many else "auto",
     )
+    if flags["preview"]:
+        job = preview(job, flags["preview"])
     backend = open_backend(flags["device"], threads=flags["threads"])
     say_bundle(bundle, backend, packaged=flags["bundle"] is None)
     batch = Batch(
@@ -124,25 +136,16 @@ def run_checked(flags: dict[str, Any], events: JsonLines | None) -> None:
         backend=backend,
         display=choose_display(quiet=console.quiet(), events=events),
         events=events,
-        skip=flags["skip"],
+        skip=flags["skip"] or (flags["resume"] and inputs.many),  # what is done is not begun again
         dry_run=flags["dry_run"],
     )
     jobs = [replace(job, source=source) for source in inputs.sources]
 
-    def work(cancel: threading.Event) -> None:
-        batch.run(jobs, inputs, flags["output"], cancel)
-
-    def at_once() -> None:
-        if batch.temporary is not None:
-            if batch.temporary.is_dir():
-                shutil.rmtree(batch.temporary, ignore_errors=True)
-            else:
-                batch.temporary.unlink(missing_ok=True)
-        console.show_cursor()
-
-    run_stoppable(
-        work, on_stop=lambda: console.LOG.warning("stopping after this step; once more stops at once"), at_once=at_once
-    )
+    try:
+        run_batch(batch, jobs, inputs, flags["output"], command)
+    finally:
+        if flags["report"] is not None:
+            write_report(flags["report"], batch.reports)
 
 
 def check_flags(flags: dict[str, Any]) -> None:
@@ -151,6 +154,10 @@ def check_flags(flags: dict[str, Any]) -> None:
         raise UsageError("no input was named", expected="flashvsr-trt run IN...", todo="see flashvsr-trt run --help")
     pairs = (
         ("overwrite", "skip", "-y", "-n"),
+        ("resume", "restart", "--resume", "--restart"),
+        ("preview", "start", "--preview", "--start"),
+        ("preview", "end", "--preview", "--end"),
+        ("preview", "frames", "--preview", "--frames"),
         ("prores", "lossless", "--prores", "--lossless"),
         ("prores", "png", "--prores", "--png"),
         ("prores", "codec", "--prores", "--codec"),
@@ -210,6 +217,17 @@ def video_options(flags: dict[str, Any]) -> OutputOptions:
     if flags["prores"]:
         return replace(options, codec="prores_ks", container="mov", encoder=(("profile", "hq"), *extra))
     return options
+
+
+def preview(job: Job, text: str) -> Job:
+    """--preview: 3s@00:12 is three seconds from second 12 on, 3s those at the beginning."""
+    length, _, position = text.partition("@")
+    long, start = parse_position(length, "--preview"), parse_position(position or "0", "--preview")
+    if isinstance(start, int) and start > 0 and not isinstance(long, int):
+        raise UsageError(f"--preview {text!r} mixes a time and a frame number", expected="e.g. 3s@12s, or 75@300")
+    if isinstance(long, int):  # so many frames
+        return replace(job, start=start, frames=long, tag="_preview")
+    return replace(job, start=Fraction(start), end=Fraction(start) + long, tag="_preview")
 
 
 def parse_rate(text: str) -> Fraction:

@@ -63,14 +63,8 @@ def list_images(folder: Path) -> list[Path]:
     try:
         entries = list(folder.iterdir())
     except OSError as error:
-        raise InputError(
-            f"{folder} cannot be read: {error.strerror}", todo="check its permissions"
-        ) from error
-    images = [
-        p
-        for p in entries
-        if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file() and not p.name.startswith(".")
-    ]
+        raise InputError(f"{folder} cannot be read: {error.strerror}", todo="check its permissions") from error
+    images = [p for p in entries if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file() and not p.name.startswith(".")]
     if not images:
         raise InputError(
             f"{folder} holds no image ({len(entries)} other entries)",
@@ -96,7 +90,7 @@ class ImageSource:
         frames: int | None,
         rate: Fraction,
     ) -> None:
-        self.stats = ReadStats()
+        self.stats, self.hidden = ReadStats(), 0
         self._path = path
         self._images = images[_number(start, rate, 0) : _number(end, rate, len(images))][:frames]
         if not self._images:
@@ -155,8 +149,9 @@ class ImageSource:
                 self._check_size(frame, path)
                 self._shown = frame
             self.stats.delivered = index + 1
-            timing = FrameTiming(index, index, 1, self.info.time_base, path.name)
-            yield Frame(self._to_rgb(self._shown), timing)
+            if index >= self.hidden:
+                timing = FrameTiming(index, index, 1, self.info.time_base, path.name)
+                yield Frame(self._to_rgb(self._shown), timing)
 
     def _check_size(self, frame: VideoFrame, path: Path) -> None:
         if (frame.width, frame.height) != (self.info.width, self.info.height):
@@ -214,9 +209,7 @@ class ImageEncoder:
         if suffix == ".png":
             path.write_bytes(_png(pixels, self.depth))
             return
-        eight = (
-            pixels if pixels.dtype == np.uint8 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        )
+        eight = pixels if pixels.dtype == np.uint8 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
         with path.open("wb") as file:
             Image.fromarray(np.asarray(eight)).save(file, **_PILLOW_OPTIONS[suffix])
 

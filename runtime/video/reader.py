@@ -40,6 +40,8 @@ class Source(Protocol):
 
     info: SourceInfo
     stats: ReadStats
+    hidden: int
+    """So many frames are decoded and counted, but not given: an earlier run has done them."""
 
     def __iter__(self) -> Iterator[Frame]: ...
     def close(self) -> None: ...
@@ -98,7 +100,7 @@ class VideoSource:
     """A video stream read by FFmpeg. See `Source`."""
 
     def __init__(self, path: str, part: Range) -> None:
-        self.stats = ReadStats()
+        self.stats, self.hidden = ReadStats(), 0
         self._path, self._part = path, part
         self._container = open_container(path)
         try:
@@ -124,9 +126,7 @@ class VideoSource:
 
     def _nothing_decoded(self) -> InputError:
         if not self.stats.complaints:
-            return InputError(
-                f"{self._path} holds a video stream without a single frame", expected="1 frame or more"
-            )
+            return InputError(f"{self._path} holds a video stream without a single frame", expected="1 frame or more")
         return InputError(
             f"{self._path}: no frame can be decoded ({self.stats.complaints[0]})",
             todo="check that the file plays; get it again if it was damaged on the way",
@@ -203,7 +203,8 @@ class VideoSource:
             placed = timeline.place(None if stamp is None else stamp - origin, duration)
             self.stats.retimed = timeline.repaired
             self.stats.delivered = index + 1
-            yield Frame(self._to_rgb(shown), FrameTiming(index, placed, duration, self.info.time_base))
+            if index >= self.hidden:
+                yield Frame(self._to_rgb(shown), FrameTiming(index, placed, duration, self.info.time_base))
         self._count_missing((placed + duration - self._clock_zero) * self.info.time_base)
 
     def _selected(self) -> Iterator[Shown]:

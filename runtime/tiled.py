@@ -94,7 +94,7 @@ class TiledNetworks:
         Yields:
             uint8 or uint16 frames [output height, output width, 3], the caller's own.
         """
-        frames = [np.zeros((len(lq), 3, *self._size), self._blend_type) for lq in conditions]
+        frames: list[np.ndarray] = [np.zeros((len(lq), 3, *self._size), self._blend_type) for lq in conditions]
         self._decode(steps, conditions, frames)
         post = Post(self._bundle, self._backend, self._settings, most=1)
         frame_buffer = self._backend.allocate((1, 3, *self._size), self._type)

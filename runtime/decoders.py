@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -85,7 +85,8 @@ class TcDecoder(Decoder):
 
     def decode(self, step: int, latents: Buffer, lq: np.ndarray) -> Iterator[tuple[Buffer, Buffer]]:
         dropped = DROPPED_FIRST if step == 0 else 0
-        lq = np.concatenate((np.repeat(lq[:1], dropped, axis=0), lq))
+        if dropped:
+            lq = np.concatenate((np.repeat(lq[:1], dropped, axis=0), lq))
         for call in range(latents.shape[0] // STEP_LATENTS):
             self._graph.upload("lq", lq[STEP_FRAMES * call :][:STEP_FRAMES])
             self._graph.run(latents=latents.slots(STEP_LATENTS * call, STEP_LATENTS))
@@ -145,6 +146,10 @@ class Post:
 
     def run(self, frames: Buffer, lq: Buffer) -> np.ndarray:
         """Frames [n, 3, H, W] and their LQ frames to uint8 or uint16 [n, output height, output width, 3]."""
+        return self.run_later(frames, lq)()
+
+    def run_later(self, frames: Buffer, lq: Buffer) -> Callable[[], np.ndarray]:
+        """As `run`; what is returned waits for the pixels and gives them."""
         pixels = self._graph.buffers["pixels"].slots(0, frames.shape[0])
         self._graph.run(frames=frames, lq=lq, pixels=pixels)
-        return self._backend.download(pixels)
+        return self._backend.download_later(pixels)

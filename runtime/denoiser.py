@@ -16,6 +16,7 @@ from flashvsr_trt.configs.contract import (
     kv_name,
 )
 from flashvsr_trt.runtime import rope
+from flashvsr_trt.runtime.ahead import Ahead
 from flashvsr_trt.runtime.backends.base import Backend, Buffer
 from flashvsr_trt.runtime.bound import BoundGraph, HostState
 from flashvsr_trt.runtime.bundle import Bundle
@@ -39,6 +40,7 @@ class Denoiser:
         self._layers = bundle.manifest.sizes.layers
         self._ring = KvRing(settings.parameters.kv_ratio)
         self._origin = (0, 0)
+        self._ahead = Ahead()  # the next step's noise, while the device works on this one
         self._symbols = {"H": size[0], "W": size[1], "ring": self._ring.slots}
         self._projector_first = self._bind("lq_proj_first") if bundle.manifest.causal else None
         self._projector = self._bind("lq_proj")
@@ -74,6 +76,8 @@ class Denoiser:
             bound |= self._cached_slabs()
         dit.run(**bound)
         self._ring.commit(slots)
+        if self._backend.asynchronous and self._settings.noise is None:
+            self._ahead.start(noise, *self._of_noise(range(*schedule.step_latents(step + 1))))
         return bound["latents"]
 
     def save_state(self, host: HostState) -> None:
@@ -151,12 +155,17 @@ class Denoiser:
         dit.upload("rope_frames", rope.frame_table(latents))
 
     def _noise(self, latents: range) -> np.ndarray:
-        top, left = self._origin[0] // 8, self._origin[1] // 8
-        rows, columns = self._latents.shape[2:]
         if self._settings.noise is None:
-            return noise(self._settings.parameters.seed, latents, rows, columns, (top, left))
+            return self._ahead.get(noise, *self._of_noise(latents))
+        _, _, rows, columns, (top, left) = self._of_noise(latents)
         whole = self._settings.noise(latents, self._settings.canvas.height // 8, self._settings.canvas.width // 8)
         return whole[:, :, top : top + rows, left : left + columns]
+
+    def _of_noise(self, latents: range) -> tuple[int, range, int, int, tuple[int, int]]:
+        """Arguments of the generator: seed, latent frames, size and origin."""
+        rows, columns = self._latents.shape[2:]
+        origin = self._origin[0] // 8, self._origin[1] // 8
+        return self._settings.parameters.seed, latents, rows, columns, origin
 
     def _rings(self) -> Iterator[tuple[str, Buffer]]:
         for layer in range(self._layers):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from flashvsr_trt.runtime.backends.base import Backend, Buffer
@@ -73,6 +75,18 @@ class Networks:
         if step == 0:
             self._decoder.release_first()
         return np.concatenate(pixels) if len(pixels) > 1 else pixels[0]
+
+    def decode_later(self, step: int, latents: Buffer, lq: np.ndarray) -> Callable[[], np.ndarray]:
+        """As `decode`; what is returned waits for the pixels and gives them. `lq` is not to change before."""
+        waits = [self._post.run_later(frames, of) for frames, of in self._decoder.decode(step, latents, lq)]
+        if step == 0:
+            self._decoder.release_first()
+
+        def finish() -> np.ndarray:
+            pixels = [wait() for wait in waits]
+            return np.concatenate(pixels) if len(pixels) > 1 else pixels[0]
+
+        return finish
 
     def release_denoise(self) -> None:
         """Gives the projector's and the DiT's weights back until they are needed again."""

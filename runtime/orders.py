@@ -38,6 +38,10 @@ class Order(ABC):
     def run(self, condition: Condition) -> Iterator[np.ndarray]:
         """The frames of all steps taken, one at a time, and ready for more steps; none without a step."""
 
+    def ready(self, condition: Condition) -> Iterator[np.ndarray]:
+        """As `run`, but frames that the device still works on may stay behind until the next call."""
+        return self.run(condition)
+
     @abstractmethod
     def save_state(self) -> dict[str, np.ndarray]:
         """A host copy of all that the next step needs, by name; every step taken has been run."""
@@ -83,6 +87,32 @@ class Interleaved(Order):
     def load_state(self, arrays: Mapping[str, np.ndarray]) -> None:
         self.reset()
         self._networks.load_state(HostState.out_of(arrays))
+
+
+class Overlapped(Interleaved):
+    """The same where the device works by itself: the frames of a step are waited for when the next step has been
+    enqueued, so that the device never idles; they leave 8 frames later."""
+
+    def reset(self) -> None:
+        super().reset()
+        self._late: Callable[[], np.ndarray] | None = None  # gives the frames of the last step enqueued
+
+    def run(self, condition: Condition) -> Iterator[np.ndarray]:
+        yield from self.ready(condition)
+        yield from self._waited()
+
+    def ready(self, condition: Condition) -> Iterator[np.ndarray]:
+        if self._taken is None:
+            return
+        (step, latents), self._taken = self._taken, None
+        enqueued = self._networks.decode_later(step, latents, condition(step))
+        yield from self._waited()
+        self._late = enqueued
+
+    def _waited(self) -> Iterator[np.ndarray]:
+        if self._late is not None:
+            late, self._late = self._late, None
+            yield from late()
 
 
 class Phased(Order):

@@ -19,7 +19,7 @@ from flashvsr_trt.runtime.backends.base import Backend
 from flashvsr_trt.runtime.bundle import Bundle, open_bundle
 from flashvsr_trt.runtime.canvas import to_canvas
 from flashvsr_trt.runtime.networks import Networks
-from flashvsr_trt.runtime.orders import Interleaved, Order, Phased, Tiled
+from flashvsr_trt.runtime.orders import Interleaved, Order, Overlapped, Phased, Tiled
 from flashvsr_trt.runtime.settings import NoiseSource, Settings
 from flashvsr_trt.runtime.tiled import TiledNetworks
 from flashvsr_trt.runtime.tiles import Tiling
@@ -121,10 +121,12 @@ class Upscaler:
         self.canvas = schedule.canvas(height, width, output=output, fit=options.fit)
         self.on_work: Callable[[], None] = lambda: None
         """Called before each piece of work of a long step (a tile); may raise to stop."""
-        self._order = self._ordered(bundle, backend)
+        overlap = isinstance(backend, Backend) and backend.asynchronous and options.tiling is None
+        self._host_array = backend.host_array if overlap else np.empty
+        self._order = self._ordered(bundle, backend, overlap)
         self._begin()
 
-    def _ordered(self, bundle: Bundle, backend: Backend) -> Order:
+    def _ordered(self, bundle: Bundle, backend: Backend, overlap: bool) -> Order:
         options = self._options
         settings = Settings(
             canvas=self.canvas,
@@ -138,7 +140,9 @@ class Upscaler:
             tiled = TiledNetworks(bundle, backend, settings, options.tiling, lambda: self.on_work())
             return Tiled(tiled, options.segment_steps)
         networks = Networks(bundle, backend, settings)
-        return Phased(networks, options.segment_steps) if options.phased else Interleaved(networks)
+        if options.phased:
+            return Phased(networks, options.segment_steps)
+        return Overlapped(networks) if overlap else Interleaved(networks)
 
     def prepare(self, rgb: np.ndarray) -> np.ndarray:
         """One source frame to its LQ frame.
@@ -240,16 +244,20 @@ class Upscaler:
         begin, end = schedule.step_input(self._step)
         if len(self._waiting) < end - begin:
             return
-        taken = np.stack(self._waiting)
+        taken = self._stacked(self._waiting)
         self._waiting.clear()
         self._order.take(self._step, taken)
         self._step += 1
         if self._order.full:
-            yield from self._order.run(self._condition)
+            yield from self._order.ready(self._condition)
 
     def _condition(self, step: int) -> np.ndarray:
         begin, end = schedule.step_output(step)
-        return np.stack([self._conditions.popleft() for _ in range(end - begin)])
+        return self._stacked([self._conditions.popleft() for _ in range(end - begin)])
+
+    def _stacked(self, frames: list[np.ndarray]) -> np.ndarray:
+        """Frames as one array, in memory that the device copies from."""
+        return np.stack(frames, out=self._host_array((len(frames), *frames[0].shape), "uint8"))
 
 
 def upscale(

@@ -65,8 +65,7 @@ def folder(tmp_path_factory):
 def fake_driver(tmp_path_factory):
     folder = tmp_path_factory.mktemp("driver")
     subprocess.run(
-        [shutil.which("gcc") or library.compiler(), "-shared", "-fPIC", "-O1", "-w"]
-        + ["-o", str(folder / "libcuda.so.1"), str(HERE / "fake_cuda/libcuda.c")],
+        ["gcc", "-shared", "-fPIC", "-w", "-o", folder / "libcuda.so.1", HERE / "fake_cuda/libcuda.c"],
         check=True,
     )
     return folder
@@ -79,8 +78,7 @@ def tracer(folder, tmp_path_factory):
     sources += [HERE / "fake_cuda/trace.cpp", library.SOURCES / "driver.cpp", library.SOURCES / "attention.cpp"]
     includes = [f"-I{place}" for place in (library.SOURCES, made, library.cuda_headers())]
     subprocess.run(
-        [library.compiler(), "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", *includes]
-        + ["-o", str(made / "trace"), *map(str, sources), "-ldl"],
+        [library.compiler(), "-std=c++17", "-Wall", "-Wextra", "-Werror", *includes, "-o", made / "trace", *sources],
         check=True,
     )
     return made / "trace"

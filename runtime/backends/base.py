@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -59,6 +59,7 @@ class Backend(ABC):
     """
 
     name: str
+    asynchronous = False  # whether work goes on while the host does something else, until `download` waits for it
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -75,6 +76,11 @@ class Backend(ABC):
     @abstractmethod
     def download(self, buffer: Buffer, out: np.ndarray | None = None) -> np.ndarray:
         """A host copy, in `out` where one is given. bfloat16 arrives as uint16 bits, for numpy has no such type."""
+
+    def download_later(self, buffer: Buffer) -> Callable[[], np.ndarray]:
+        """As `download` of what is in the buffer now; what is returned waits for it and gives the copy."""
+        array = self.download(buffer)
+        return lambda: array
 
     def host_array(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         """Host memory that copies to and from the device are fastest with; a GPU's back end pins it."""

@@ -57,6 +57,7 @@ class OrtCuda(Backend):
     """
 
     name = "onnxruntime-cuda"
+    asynchronous = True
 
     def __init__(self, index: int = 0, *, library: Path | None = None) -> None:
         super().__init__()
@@ -101,12 +102,16 @@ class OrtCuda(Backend):
         self._flying.append(array)
 
     def download(self, buffer: Buffer, out: np.ndarray | None = None) -> np.ndarray:
-        return self.download_later(buffer, out)()
+        if out is None or is_pinned(out):
+            return self._copied(buffer, self.host_array(buffer.shape, buffer.dtype) if out is None else out)()
+        out[...] = self.download(buffer)
+        return out
 
-    def download_later(self, buffer: Buffer, out: np.ndarray | None = None) -> Callable[[], np.ndarray]:
-        """Enqueues the copy; what is returned waits for it and gives the array."""
+    def download_later(self, buffer: Buffer) -> Callable[[], np.ndarray]:
+        return self._copied(buffer, self.host_array(buffer.shape, buffer.dtype))
+
+    def _copied(self, buffer: Buffer, host: np.ndarray) -> Callable[[], np.ndarray]:
         self.device.enter()
-        host = out if out is not None and is_pinned(out) else self.host_array(buffer.shape, buffer.dtype)
         self.device.call(
             "cuMemcpyDtoHAsync_v2",
             ctypes.c_void_p(host.ctypes.data),
@@ -120,10 +125,7 @@ class OrtCuda(Backend):
             self.device.enter()
             done.wait()
             self._collect(before)
-            if out is None or out is host:
-                return host
-            out[...] = host
-            return out
+            return host
 
         return finish
 
@@ -231,3 +233,8 @@ class _CudaGraph(StepGraph):
             raise run_error(self._path, error) from error
         finally:
             backend.timed(self._name, timer)
+
+    def __del__(self) -> None:
+        # The session's memory is in use until the stream has passed its last run.
+        self._backend.device.enter()
+        self._backend.device.wait()

@@ -1,0 +1,124 @@
+"""Speed of the networks alone: generated frames in, no video file, no encoder. Needs no av.
+
+    python -m flashvsr_trt.runtime.speed BUNDLE --size 768x1408 --frames 125 --device cuda [--json FILE]
+
+What decode and encode cost beside it is told by `flashvsr-trt bench`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from datetime import date
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flashvsr_trt.configs import schedule
+from flashvsr_trt.configs.errors import UsageError
+from flashvsr_trt.configs.schedule import Parameters
+from flashvsr_trt.runtime import machine
+from flashvsr_trt.runtime.backends import DEVICES, open_backend
+from flashvsr_trt.runtime.backends.base import Backend
+from flashvsr_trt.runtime.bundle import Bundle, open_bundle
+from flashvsr_trt.runtime.upscaler import VARIANTS, Options, Upscaler
+
+_SCALE = 4
+_DISTINCT = 16  # frames that are generated; they come again in turn
+_WARM = 2  # steps behind step 0 that are not counted: each graph's first run chooses its kernels
+
+
+def moving_picture(index: int, height: int, width: int) -> np.ndarray:
+    """Waves that move across each other: uint8 [height, width, 3]."""
+    y, x = np.mgrid[0:height, 0:width] / 16.0
+    phase = index / 6.0
+    waves = np.stack((np.sin(x + phase), np.sin(y - phase), np.sin((x + y) * 2 + 2 * phase)), axis=-1)
+    return np.round(127.5 + 100 * waves).astype(np.uint8)  # [height, width, 3]
+
+
+def measure(bundle: Bundle, backend: Backend, size: tuple[int, int], frames: int, options: Options) -> dict[str, Any]:
+    """Runs `frames` frames to `size` (height, width).
+
+    Returns:
+        Figures: fps with the start and in the steady state (the median step), ms a step by graph, peak memory.
+    """
+    height, width = (side // _SCALE for side in size)
+    upscaler = Upscaler(bundle, backend, height, width, options)
+    prepared = [upscaler.prepare(moving_picture(i, height, width)) for i in range(_DISTINCT)]
+    began = time.perf_counter()
+    marks = [(began, 0, dict(backend.seconds))]
+    for given in _stream(upscaler, prepared, frames):
+        marks.append((time.perf_counter(), given, dict(backend.seconds)))
+    steps = [
+        (after[0] - before[0], {name: after[2][name] - before[2].get(name, 0.0) for name in after[2]})
+        for before, after in pairwise(marks)
+        if after[1] - before[1] == schedule.STEP
+    ][_WARM:]
+    if not steps:
+        raise UsageError(
+            f"{frames} frames are too few", expected=f"at least {schedule.FIRST_OUTPUT + (_WARM + 1) * schedule.STEP}"
+        )
+    wall = statistics.median(seconds for seconds, _ in steps)
+    by_graph = {name: statistics.median(spent[name] for _, spent in steps) for name in steps[-1][1]}
+    return {
+        "date": date.today().isoformat(),
+        "machine": machine.summary(),
+        "gpus": machine.gpus(),
+        "versions": machine.versions(),
+        "backend": backend.describe(),
+        "bundle": f"{bundle.manifest.model} {bundle.manifest.model_version} {bundle.manifest.precision}",
+        "canvas": list(size),
+        "variant": options.variant,
+        "sparse_ratio": options.parameters.sparse_ratio,
+        "frames": frames,
+        "fps_steady": schedule.STEP / wall,
+        "fps_with_start": frames / (marks[-1][0] - began),
+        "first_frames_s": marks[1][0] - began,
+        "ms_per_step": 1000 * wall,
+        "ms_by_graph": {name: 1000 * seconds for name, seconds in by_graph.items() if seconds},
+        "ms_of_steps": [round(1000 * seconds, 2) for seconds, _ in steps],
+        "peak_rss": machine.peak_rss(),
+    }
+
+
+def _stream(upscaler: Upscaler, prepared: list[np.ndarray], frames: int) -> Iterator[int]:
+    """Pushes everything; gives the number of frames that have left after each call that gave some."""
+    left = 0
+    for index in range(frames):
+        ready = len(upscaler.push(prepared[index % len(prepared)]))
+        left += ready
+        if ready:
+            yield left
+    ready = len(upscaler.flush())
+    if ready:
+        yield left + ready
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle")
+    parser.add_argument("--size", default="768x1408", help="output, HEIGHTxWIDTH")
+    parser.add_argument("--frames", type=int, default=125)
+    parser.add_argument("--device", default="auto", choices=DEVICES)
+    parser.add_argument("--variant", default="long", choices=VARIANTS)
+    parser.add_argument("--sparse-ratio", type=float, default=2.0)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    bundle, backend = open_bundle(given.bundle), open_backend(given.device)
+    parameters = Parameters(sparse_ratio=given.sparse_ratio, local_range=bundle.manifest.local_range)
+    height, width = map(int, given.size.split("x"))
+    options = Options(variant=given.variant, parameters=parameters)
+    facts = measure(bundle, backend, (height, width), given.frames, options)
+    if given.json:
+        given.json.write_text(json.dumps(facts, indent=1) + "\n")
+    for name, value in facts.items():
+        print(f"{name:<15} {value}")
+
+
+if __name__ == "__main__":
+    main()

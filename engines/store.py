@@ -212,6 +212,7 @@ def _write_set(part: Path, key: EngineKey, plans: Iterable[Plan], about: dict[st
     engines = {}
     for plan in plans:
         engines[plan.graph] = asdict(_write_plan(part, plan))
+        del plan  # gigabytes, which the next build needs
     data = {"schema": SCHEMA, **about, "key": key.as_dict(), "engines": engines}
     _write(part / FILE_NAME, (json.dumps(data, indent=1, sort_keys=True) + "\n").encode())
 

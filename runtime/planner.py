@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from flashvsr_trt.engines.store import EngineSet
 
 # Scratch bytes a pixel and frame of the real-size network in fp16, as its builds told: for where there are no engines.
-SCRATCH = {"lq_proj_first": 0.0, "lq_proj": 0.0, "dit_first": 0.0, "dit": 0.0, "tc_decoder": 0.0, "post": 48.0}
+SCRATCH = {
+    "lq_proj_first": 53.0, "lq_proj": 376.0, "dit_first": 1288.0, "dit": 430.0, "tc_decoder": 5410.0,
+    "vae_decoder_first": 1668.0, "vae_decoder": 6054.0, "post": 49.0,
+}  # fmt: skip
 _DENOISE, _DECODE, _POST = ("lq_proj", "dit"), ("decoder",), ("post",)
 
 
@@ -240,7 +243,7 @@ class _Numbers:
         if graph.startswith("post"):
             pixels *= frames
         if self._engines is None:
-            per_pixel = SCRATCH.get(graph, SCRATCH["post"] if graph.startswith("post") else SCRATCH["tc_decoder"])
+            per_pixel = SCRATCH["post" if graph.startswith("post") else graph]
             return int(per_pixel * pixels)
         most = largest(work.manifest.graphs[graph], work.tier)
         built = max(s["H"] * s["W"] * (s["T"] if graph.startswith("post") else 1) for s in most)

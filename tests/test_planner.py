@@ -71,7 +71,14 @@ def test_tier_computes_its_own_tile_at_once(tier):
     assert made.tiles[0] == 1
 
 
-def test_kv_cache_is_the_contracts(monkeypatch):
+@pytest.mark.parametrize("tier", SIZES)
+def test_decoder_tiles_stay_below_two_to_the_31_numbers(tier):
+    """8 frames of 128 channels at full size; at 2176x2176 a build was seen to report a third of the memory."""
+    height, width = load_tier(tier).decoder_tile
+    assert 8 * 128 * height * width < 2**31
+
+
+def test_kv_cache_is_the_contracts():
     """4 slots of 1,440 bytes an output pixel, as the design's 4,320 for 3 slabs; the rest is far smaller."""
     made = planner.plan(work(24, 768, 1408))
     denoise = made.phases[0]

@@ -123,7 +123,7 @@ class _Shared:
 
     def put(self, target: queue.Queue[Any], item: Any, *, heed_cancel: bool = True) -> None:
         while True:
-            self._check(heed_cancel)
+            self.check(heed_cancel)
             try:
                 return target.put(item, timeout=_POLL_S)
             except queue.Full:
@@ -131,7 +131,7 @@ class _Shared:
 
     def get(self, source: queue.Queue[Any], *, heed_cancel: bool = True) -> Any:
         while True:
-            self._check(heed_cancel)
+            self.check(heed_cancel)
             try:
                 return source.get(timeout=_POLL_S)
             except queue.Empty:
@@ -139,9 +139,10 @@ class _Shared:
 
     def wait(self, event: threading.Event) -> None:
         while not event.wait(_POLL_S):
-            self._check(heed_cancel=False)
+            self.check(heed_cancel=False)
 
-    def _check(self, heed_cancel: bool) -> None:
+    def check(self, heed_cancel: bool) -> None:
+        """Raises _Stopped where nothing more is wanted."""
         if self.failed or (heed_cancel and self.cancelled):
             raise _Stopped
 
@@ -260,6 +261,8 @@ class _Networks:
         self._timings: deque[FrameTiming] = deque()
         self._scene, self._kept = session.scene, session.start
         self._keeps = session.every is not None
+        # A step on tiles may take minutes; one that is to be kept has to be finished.
+        upscaler.on_work = lambda: shared.check(heed_cancel=not self._keeps)
 
     def run(self, progress: Progress, on_progress: Callable[[Progress], None]) -> None:
         self._progress, self._on_progress = progress, on_progress

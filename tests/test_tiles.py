@@ -1,5 +1,8 @@
 """Tiles: their geometry, and that a stream on tiles is the stream on the whole canvas."""
 
+import threading
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from golden import Golden
@@ -8,15 +11,16 @@ from hypothesis import strategies as st
 from test_upscaler import BUNDLE
 
 from flashvsr_trt.configs import schedule
-from flashvsr_trt.configs.errors import UsageError
+from flashvsr_trt.configs.errors import Cancelled, UsageError
 from flashvsr_trt.configs.schedule import GRID, Parameters
-from flashvsr_trt.runtime import decoders, networks, tiled
+from flashvsr_trt.runtime import decoders, networks, pipeline, tiled
 from flashvsr_trt.runtime.backends.onnxruntime import OrtCpu
 from flashvsr_trt.runtime.bundle import open_bundle
 from flashvsr_trt.runtime.decoders import Decoder
 from flashvsr_trt.runtime.floats import from_float32, to_float32
 from flashvsr_trt.runtime.tiles import Axis, Grid, Tiling
 from flashvsr_trt.runtime.upscaler import Options, Upscaler
+from flashvsr_trt.runtime.video.frames import Frame, FrameTiming
 
 SIDES = st.integers(1, 30).map(lambda cells: cells * GRID)
 
@@ -265,3 +269,23 @@ def seam(tiles, whole, grid):
             there, elsewhere = ([step[mask].mean() for step in steps] for mask in (borders, ~borders))
             ratios.append(there[0] / elsewhere[0] / (there[1] / elsewhere[1]))
     return max(ratios)
+
+
+def test_a_stop_does_not_wait_for_the_segment(seeded_bundle):
+    """Cancelled when the first segment begins, the pipeline leaves before its first tile."""
+    cancel = threading.Event()
+    tiling = Tiling(dit=(256, 256), decoder=(256, 256), dit_overlap=128)
+    upscaler = Upscaler(open_bundle(seeded_bundle), OrtCpu(1), 64, 96, Options(tiling=tiling))
+    networks = upscaler._order._networks
+    denoise = networks.denoise
+
+    def cancelled(steps):
+        cancel.set()
+        return denoise(steps)
+
+    networks.denoise = cancelled
+    timings = [FrameTiming(index, index, 1, Fraction(1, 25)) for index in range(30)]
+    frames = (Frame(rgb=rgb, timing=at) for rgb, at in zip(random_frames(30, 64, 96), timings, strict=True))
+    with pytest.raises(Cancelled):
+        pipeline.run(frames, upscaler, lambda pixels, timing: None, cancel=cancel)
+    assert networks.host_bytes == 0  # not one tile was finished

@@ -52,9 +52,10 @@ fmt: $(VENV)/dev ## format in place
 wheel: $(VENV)/dev ## build a wheel into dist/
 	$(BIN)/python -m pip wheel -q --no-deps -w dist .
 
-kernels: $(VENV)/base ## compile the attention kernels for every GPU generation; needs no GPU [ARCH="80 89"]
+kernels: $(VENV)/base ## compile the attention kernels and ONNX Runtime's custom ops; needs no GPU [ARCH="80 89"]
 	$(BIN)/python -m pip install -q -e '.[kernels]'
 	$(BIN)/python -m flashvsr_trt.plugins_trt.kernels.build plugins_trt/lib/kernels $(if $(ARCH),--arch $(ARCH))
+	$(BIN)/python -m flashvsr_trt.plugins_trt.kernels.library plugins_trt/lib/kernels
 
 # The official weights if they are in this folder, else the bundle in the package.
 WEIGHTS ?= $(firstword $(wildcard FlashVSR-v1.1 FlashVSR))

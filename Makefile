@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 CLIP ?= tests/data/clip.mp4
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup test check lint types fmt wheel kernels engines engines-full clean
+.PHONY: help run setup test check lint types fmt wheel kernels engines engines-full cpp cpp-test clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -74,6 +74,13 @@ engines: $(VENV)/base $(if $(WEIGHTS),$(BUNDLE)/manifest.json) ## build TensorRT
 engines-full: $(VENV)/dev ## build a real-size network of random weights for tier 24; prints time, memory, sizes
 	test -f build/bundles/real/manifest.json || $(BIN)/flashvsr-trt export --random-weights --no-check -o build/bundles/real
 	$(BIN)/flashvsr-trt engines build --bundle build/bundles/real --tier 24 --rebuild
+
+cpp: ## build libflashvsr, embed and flashvsr_y4m into build/cpp
+	cmake -S runtime/cpp -B build/cpp -DCMAKE_BUILD_TYPE=Release
+	cmake --build build/cpp --parallel
+
+cpp-test: $(VENV)/dev ## build libflashvsr and test it, also under sanitizers
+	$(BIN)/python -m pytest tests/test_cpp.py
 
 clean: ## remove .venv, build, dist, out
 	rm -rf $(VENV) build dist out

@@ -22,7 +22,8 @@ struct Taps {
 // others renormalised.
 Taps bicubic_taps(std::int64_t input, std::int64_t output);
 
-// Gives the bytes of Pillow's bicubic resize on 8-bit RGB: horizontal pass first, each pass rounded to 8 bits.
+// Gives the bytes of Pillow's bicubic resize on 8-bit RGB: horizontal pass first, each pass rounded to 8 bits. (Where
+// a side shrinks Pillow 13 may begin with the vertical one, which differs by a rounding.)
 class CanvasMaker {
  public:
   CanvasMaker(Size source, const Canvas& canvas, std::shared_ptr<Allocator> allocator);

@@ -23,6 +23,7 @@ import sys
 import numpy as np
 from flashvsr_trt.runtime.backends import onnxruntime_cuda as module
 from flashvsr_trt.runtime.backends.onnxruntime import OrtCpu
+from flashvsr_trt.runtime.backends.pinned import is_pinned
 from flashvsr_trt.runtime.bundle import open_bundle
 from flashvsr_trt.runtime.upscaler import Options, upscale
 
@@ -81,7 +82,7 @@ assert np.array_equal(cuda.download(buffer), whole[:, ::2])
 out = np.empty((5, 7), np.float32)
 assert cuda.download(buffer, out) is out and np.array_equal(out, whole[:, ::2])
 pinned = cuda.host_array((5, 7), "float32")
-assert module.is_pinned(pinned) and module.is_pinned(pinned[1:]) and not module.is_pinned(pinned[:, 1:])
+assert is_pinned(pinned) and is_pinned(pinned[1:]) and not is_pinned(pinned[:, 1:])
 pinned[...] = 3
 cuda.upload(pinned, buffer)
 first, second = cuda.download_later(buffer), cuda.download_later(buffer.slots(1, 2))

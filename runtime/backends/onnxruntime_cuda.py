@@ -1,7 +1,6 @@
-"""ONNX Runtime on an NVIDIA GPU: device buffers, one stream, asynchronous copies.
+"""ONNX Runtime on an NVIDIA GPU, on the buffers and the stream of `backends.cuda`.
 
-Only uint8 frames, noise and a few numbers cross the bus. Nothing waits for the GPU but `download`: the host enqueues
-uploads, graphs and downloads on one stream, in order.
+Only uint8 frames, noise and a few numbers cross the bus.
 """
 
 from __future__ import annotations
@@ -11,11 +10,9 @@ import ctypes
 import io
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import onnxruntime as ort
 
 from flashvsr_trt.configs import manifest as manifests
@@ -23,8 +20,8 @@ from flashvsr_trt.configs.contract import Graph
 from flashvsr_trt.configs.errors import BackendUnavailable
 from flashvsr_trt.plugins_trt.locations import ort_library
 from flashvsr_trt.plugins_trt.spec import ABI
-from flashvsr_trt.runtime.backends.base import ITEM_BYTES, NUMPY_TYPES, Backend, Buffer, StepGraph
-from flashvsr_trt.runtime.backends.device import Device
+from flashvsr_trt.runtime.backends.base import Buffer, StepGraph
+from flashvsr_trt.runtime.backends.cuda import CudaBackend
 from flashvsr_trt.runtime.backends.onnxruntime import (
     FATAL_ONLY,
     ONNX_TYPES,
@@ -32,7 +29,6 @@ from flashvsr_trt.runtime.backends.onnxruntime import (
     load_error,
     run_error,
 )
-from flashvsr_trt.runtime.backends.pinned import Event, HostPool, is_pinned
 
 LOG = logging.getLogger("flashvsr_trt.cuda")
 PROVIDER, PLACE = "CUDAExecutionProvider", "cuda"
@@ -45,7 +41,7 @@ _OPTIONS = {
 }
 
 
-class OrtCuda(Backend):
+class OrtCuda(CudaBackend):
     """ONNX Runtime's CUDA execution provider.
 
     Args:
@@ -57,84 +53,19 @@ class OrtCuda(Backend):
     """
 
     name = "onnxruntime-cuda"
-    asynchronous = True
 
     def __init__(self, index: int = 0, *, library: Path | None = None) -> None:
-        super().__init__()
         if PROVIDER not in ort.get_available_providers():
             raise BackendUnavailable(
                 f"ONNX Runtime {ort.__version__} as installed has no CUDA provider",
                 expected="the package onnxruntime-gpu in place of onnxruntime",
                 todo="pip uninstall onnxruntime; pip install 'onnxruntime-gpu[cuda,cudnn]', or use --device cpu",
             )
-        self.index, self.device = index, Device(index)
+        super().__init__(index)
+        self.index = index
         with contextlib.redirect_stdout(io.StringIO()):  # what it does not find may still be on the loader's path
             ort.preload_dlls()
-        self.pool = HostPool(self.device)
         self.library = usable_library(library or ort_library(), self.device.capability)
-        # What the stream has yet to pass, in order: an upload's source, or a graph's name and when it began.
-        self._flying: deque[np.ndarray | tuple[str, Event, Event]] = deque()
-        self._passed = 0  # how many were taken off
-
-    def allocate(self, shape: tuple[int, ...], dtype: str) -> Buffer:
-        self.device.enter()
-        memory = self.device.allocate(int(np.prod(shape, dtype=np.int64)) * ITEM_BYTES[dtype])
-        buffer = Buffer(memory.pointer, shape, dtype, memory)
-        self.zero(buffer)
-        return buffer
-
-    def upload(self, array: np.ndarray, buffer: Buffer) -> None:
-        """As in Backend. An array of `host_array` is read later: do not write to it before the next download."""
-        if array.nbytes != buffer.bytes:
-            raise ValueError(f"{array.nbytes} bytes for a buffer of {buffer.bytes}")
-        if not is_pinned(array):
-            staged = self.pool.array(array.shape, array.dtype)
-            staged[...] = array
-            array = staged
-        self.device.enter()
-        self.device.call(
-            "cuMemcpyHtoDAsync_v2",
-            ctypes.c_uint64(buffer.pointer),
-            ctypes.c_void_p(array.ctypes.data),
-            ctypes.c_size_t(array.nbytes),
-            ctypes.c_void_p(self.device.stream),
-        )
-        self._flying.append(array)
-
-    def download(self, buffer: Buffer, out: np.ndarray | None = None) -> np.ndarray:
-        if out is None or is_pinned(out):
-            return self._copied(buffer, self.host_array(buffer.shape, buffer.dtype) if out is None else out)()
-        out[...] = self.download(buffer)
-        return out
-
-    def download_later(self, buffer: Buffer) -> Callable[[], np.ndarray]:
-        return self._copied(buffer, self.host_array(buffer.shape, buffer.dtype))
-
-    def _copied(self, buffer: Buffer, host: np.ndarray) -> Callable[[], np.ndarray]:
-        self.device.enter()
-        self.device.call(
-            "cuMemcpyDtoHAsync_v2",
-            ctypes.c_void_p(host.ctypes.data),
-            ctypes.c_uint64(buffer.pointer),
-            ctypes.c_size_t(buffer.bytes),
-            ctypes.c_void_p(self.device.stream),
-        )
-        done, before = self.mark(), self._passed + len(self._flying)
-
-        def finish() -> np.ndarray:
-            self.device.enter()
-            done.wait()
-            self._collect(before)
-            return host
-
-        return finish
-
-    def host_array(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-        return self.pool.array(shape, NUMPY_TYPES[dtype])
-
-    def zero(self, buffer: Buffer) -> None:
-        self.device.enter()
-        self.device.zero(buffer.pointer, buffer.bytes)
 
     def load(self, path: Path, graph: Graph) -> StepGraph:
         self.device.enter()
@@ -157,25 +88,6 @@ class OrtCuda(Backend):
     def describe(self) -> str:
         own = "own kernels" if self.library else "without own kernels: slow attention"
         return f"ONNX Runtime {ort.__version__}, CUDA, {self.device.name}, {own}"
-
-    def timed(self, graph: str, started: Event) -> None:
-        """Notes that a graph was enqueued between `started` and now."""
-        self._flying.append((graph, started, self.mark()))
-
-    def mark(self) -> Event:
-        """This point of the stream."""
-        event = Event(self.device)
-        event.record()
-        return event
-
-    def _collect(self, before: int) -> None:
-        """The stream has passed everything up to number `before`."""
-        while self._passed < before:
-            item = self._flying.popleft()
-            self._passed += 1
-            if isinstance(item, tuple):
-                graph, started, ended = item
-                self.seconds[graph] += ended.seconds_since(started)
 
     def _provider(self) -> tuple[str, dict[str, str]]:
         return PROVIDER, {"device_id": str(self.index), "user_compute_stream": str(self.device.stream), **_OPTIONS}

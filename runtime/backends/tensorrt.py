@@ -25,14 +25,15 @@ from flashvsr_trt.engines.targets import THIS_GPU
 from flashvsr_trt.engines.trt import Flavour
 from flashvsr_trt.plugins_trt import python_plugin
 from flashvsr_trt.plugins_trt.locations import kernels_folder
-from flashvsr_trt.runtime.backends.base import NUMPY_TYPES, Backend, Buffer, StepGraph
-from flashvsr_trt.runtime.backends.device import Device, Memory
+from flashvsr_trt.runtime.backends.base import Buffer, StepGraph
+from flashvsr_trt.runtime.backends.cuda import CudaBackend
+from flashvsr_trt.runtime.backends.device import Memory
 
 LOG = logging.getLogger("flashvsr_trt.tensorrt")
 _MIRRORED = 64  # bytes; TensorRT reads tensors that decide shapes on the host
 
 
-class TensorRt(Backend):
+class TensorRt(CudaBackend):
     """Runs an engine set. All graphs share one stream and one block of scratch memory.
 
     Args:
@@ -49,37 +50,19 @@ class TensorRt(Backend):
     def __init__(self, engines: EngineSet, flavour: Flavour, *, cuda_graphs: bool = False) -> None:
         super().__init__()
         self.engines, self.flavour, self.cuda_graphs = engines, flavour, cuda_graphs
-        self.device = Device()
         check_gpu(engines, self.device.capability, self.device.name)
         python_plugin.register(flavour.module, kernels_folder())
         self.runtime = flavour.module.Runtime(flavour.log.logger)
         self.mirror: dict[int, np.ndarray] = {}  # device address -> small uploads
         self._scratch: Memory | None = None
 
-    def allocate(self, shape: tuple[int, ...], dtype: str) -> Buffer:
-        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(NUMPY_TYPES[dtype]).itemsize
-        memory = self.device.allocate(size)
-        buffer = Buffer(memory.pointer, shape, dtype, memory)
-        self.zero(buffer)
-        return buffer
-
     def upload(self, array: np.ndarray, buffer: Buffer) -> None:
-        dense = np.ascontiguousarray(array)
-        if dense.nbytes != buffer.bytes:
-            raise ValueError(f"{dense.nbytes} bytes for a buffer of {buffer.bytes}")
-        if dense.nbytes <= _MIRRORED:
-            self.mirror[buffer.pointer] = dense.copy()
-        self.device.upload(dense, buffer.pointer)
-
-    def download(self, buffer: Buffer, out: np.ndarray | None = None) -> np.ndarray:
-        array = np.empty(buffer.shape, NUMPY_TYPES[buffer.dtype]) if out is None else out
-        self.device.download(buffer.pointer, array)
-        return array
-
-    def zero(self, buffer: Buffer) -> None:
-        self.device.zero(buffer.pointer, buffer.bytes)
+        super().upload(array, buffer)
+        if array.nbytes <= _MIRRORED:
+            self.mirror[buffer.pointer] = np.array(array, order="C")
 
     def load(self, path: Path, graph: Graph) -> StepGraph:
+        self.device.enter()
         started = time.perf_counter()
         try:
             return _TrtGraph(self, graph)
@@ -153,7 +136,8 @@ class _TrtGraph(StepGraph):
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         backend, context = self._backend, self._context
-        started = time.perf_counter()
+        backend.device.enter()
+        timer = backend.mark()
         with backend.flavour.log.listening(lambda severity, message: None):
             self._set_shapes({name: buffer.shape for name, buffer in inputs.items()})
             for name, buffer in (*inputs.items(), *outputs.items()):
@@ -164,8 +148,7 @@ class _TrtGraph(StepGraph):
             done = context.execute_async_v3(backend.device.stream)
         if not done:
             raise backend.flavour.failure(f"{self._graph.name} failed on {backend.device.name}")
-        # Enqueued, not finished: the time that the GPU takes shows where its results are waited for.
-        backend.seconds[self._graph.name] += time.perf_counter() - started
+        backend.timed(self._graph.name, timer)
 
     def _set_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
         if shapes == self._shapes:
@@ -210,7 +193,9 @@ class _TrtGraph(StepGraph):
         return self._engine.create_execution_context(config)
 
     def __del__(self) -> None:
-        # The context uses the engine, and its kernels' cache is complete once it has run.
+        # The context's memory is in use until the stream has passed its last run; its cache is complete then.
+        self._backend.device.enter()
+        self._backend.device.wait()
         self._context = None
         cache = getattr(self, "_cache", None)
         if cache is not None:

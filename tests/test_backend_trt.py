@@ -1,0 +1,122 @@
+"""The TensorRT back end without a GPU: a fake driver whose device memory is host memory, and a TensorRT whose engines
+are ONNX Runtime's, on the graphs as TensorRT gets them. What is real: names, addresses, shapes, profiles, the ring,
+the state, scratch memory, the plug-in's registration. What is not: TensorRT deserialising and running a plan."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C compiler")
+
+PROGRAM = """
+import sys
+import numpy as np
+from tests.fake_tensorrt import flavour, engine_set, EVENTS
+from flashvsr_trt.configs.tiers import load_tier
+from flashvsr_trt.runtime.backends import tensorrt as module
+from flashvsr_trt.runtime.backends.onnxruntime import OrtCpu
+from flashvsr_trt.runtime.bundle import open_bundle
+from flashvsr_trt.runtime.upscaler import Options, upscale
+bundle = open_bundle(sys.argv[1])
+{body}
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Runs Python with the fake driver; gives what it prints."""
+    folder = tmp_path_factory.mktemp("driver")
+    source = Path(__file__).parent / "fake_cuda/libcuda.c"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-w", "-o", folder / "libcuda.so.1", source], check=True)
+
+    def run(body, *arguments):
+        environment = os.environ | {
+            "LD_LIBRARY_PATH": str(folder),
+            "OMP_NUM_THREADS": "1",
+            "FLASHVSR_TRT_CACHE": str(folder / "cache"),
+        }
+        command = [sys.executable, "-c", PROGRAM.format(body=body), *map(str, arguments)]
+        root = Path(__file__).parent.parent
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=root)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def test_same_frames_as_the_cpu(run, seeded_bundle_fp16):
+    """A stream of 5 steps, so that every slot of the ring is written over."""
+    body = """
+frames = np.random.default_rng(0).integers(0, 256, (54, 32, 48, 3), dtype=np.uint8)
+for variant, bits in (("long", 8), ("tiny", 16)):
+    options = Options(variant=variant, bits=bits, segment_steps=2)
+    trt = module.TensorRt(engine_set(bundle, load_tier(8)), flavour())
+    ours = list(upscale(iter(frames), bundle=sys.argv[1], backend=trt, options=options))
+    theirs = list(upscale(iter(frames), bundle=sys.argv[1], backend=OrtCpu(1), options=options))
+    assert len(ours) == len(theirs) == 54
+    for index, (a, b) in enumerate(zip(ours, theirs)):
+        assert a.dtype == b.dtype and np.array_equal(a, b), (variant, index)
+    assert set(trt.seconds) >= {"lq_proj", "dit", "dit_first", "tc_decoder"}
+print("same", EVENTS["profile"])
+"""
+    assert run(body, seeded_bundle_fp16).startswith("same")
+
+
+def test_failures_carry_tensorrts_words(run, seeded_bundle_fp16):
+    body = """
+from flashvsr_trt.configs.errors import FlashVSRError, BundleError, OutOfMemory
+fake = flavour()
+trt = module.TensorRt(engine_set(bundle, load_tier(8)), fake)
+graph = bundle.manifest.graphs["post_none8"]
+for failure, said, kind in (("deserialize", "Version tag does not match", FlashVSRError),
+                            ("context", "CUDA out of memory", OutOfMemory), ("names", "", BundleError)):
+    fake.module.fail, fake.module.said = failure, said
+    try:
+        trt.load(bundle.graph_path("post_none8"), graph)
+    except kind as error:
+        assert said in str(error), error
+        print(failure)
+fake.module.fail, fake.module.said = "execute", "an illegal memory access was encountered"
+from flashvsr_trt.runtime.verify import check_graphs
+try:
+    list(check_graphs(bundle, OrtCpu(1), trt, min_psnr=40))
+except FlashVSRError as error:
+    assert "illegal memory access" in str(error), error
+    print("execute")
+"""
+    assert run(body, seeded_bundle_fp16).split() == ["deserialize", "context", "names", "execute"]
+
+
+def test_verify_names_the_graph_that_differs(run, seeded_bundle_fp16):
+    body = """
+from flashvsr_trt.configs.errors import FlashVSRError
+from flashvsr_trt.runtime.verify import check_graphs
+fake = flavour()
+trt = module.TensorRt(engine_set(bundle, load_tier(8)), fake)
+print(len(list(check_graphs(bundle, OrtCpu(1), trt, min_psnr=60))))
+for spoil, word in (("nan", "not finite"), ("black", "constant"), ("noise", "agrees to")):
+    fake.module.spoil = ("tc_decoder", spoil)
+    try:
+        list(check_graphs(bundle, OrtCpu(1), trt, min_psnr=60))
+    except FlashVSRError as error:
+        assert "tc_decoder" in str(error) and word in str(error), error
+        print(spoil)
+"""
+    assert run(body, seeded_bundle_fp16).split() == ["11", "nan", "black", "noise"]
+
+
+def test_engines_of_another_gpu_are_refused_before_work(run, seeded_bundle_fp16):
+    body = """
+from flashvsr_trt.configs.errors import BackendUnavailable
+try:
+    module.TensorRt(engine_set(bundle, load_tier(8), ("sm120",)), flavour())
+except BackendUnavailable as error:
+    print(error.came)
+"""
+    assert "the engines are for sm120" in run(body, seeded_bundle_fp16)

@@ -62,17 +62,16 @@ def memory(manifest: Manifest, canvas: Canvas, options: Options) -> Memory:
 def choose_tiling(manifest: Manifest, canvas: Canvas, options: Options, free: int) -> Tiling | None:
     """The largest tiles with which a run fits into `free` bytes of host memory; None where it fits as a whole.
 
-    Where nothing fits it is the smallest tiles: the caller compares their `memory` with what there is.
+    Where nothing fits it is the tiles that need least, which are not the smallest: overlaps are kept twice. The
+    caller compares their `memory` with what there is.
     """
     budget = int(free * USABLE)
     if memory(manifest, canvas, replace(options, tiling=None)).total <= budget:
         return None
     sides = [side * GRID for side in range(16, 2, -1)]
     tilings = [Tiling(dit=(side, side), decoder=(side, side)) for side in sides]
-    for tiling in tilings:
-        if memory(manifest, canvas, replace(options, tiling=tiling)).total <= budget:
-            return tiling
-    return tilings[-1]
+    needed = {tiling: memory(manifest, canvas, replace(options, tiling=tiling)).total for tiling in tilings}
+    return next((tiling for tiling in tilings if needed[tiling] <= budget), min(tilings, key=needed.__getitem__))
 
 
 def _untiled(manifest: Manifest, canvas: Canvas, options: Options) -> Memory:

@@ -4,6 +4,10 @@ All tiles of a grid have one size, so that one set of graphs and buffers serves 
 the attention windows. Neighbours share at least the overlap that was asked for, rounded up to that grid; the ramp
 between them has exactly the overlap's width and lies in the middle of what they share, so that the part of a tile
 next to its cut edge, where the networks miss their surroundings, has no weight.
+
+How far a pixel of a decoder sees in one call: 151 pixels in TCDecoder, 138 by the convolutions of the Wan VAE and the
+whole picture by its attention; both see further through their memories. So tiles are not the whole picture exactly;
+the weights of far pixels are small, and the seams are measured.
 """
 
 from __future__ import annotations

@@ -1,0 +1,133 @@
+"""Endless random training clips, made on the training device from still images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flashvsr_trt.export.demo.degrade import clean, low_quality, low_resolution, random_degradation
+from flashvsr_trt.export.demo.motion import random_cameras, render
+from flashvsr_trt.export.demo.resample import round8
+
+LAYERED = 0.25  # share of clips in which a second image moves in front of the first
+CUT = 0.04  # share of clips that change to another image in the middle
+WEIGHTS = {"procedural": 0.2, "robosuite": 0.25, "vpython": 0.35}  # the rest are photographs: 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clips:
+    """A batch. `truth` uint8 [B, T, H, W, 3], `lq` uint8 of the same shape: 4x reduced and enlarged again."""
+
+    truth: Tensor
+    lq: Tensor
+
+
+class ClipMaker:
+    """Random clips of `height` x `width` from `images` (name to uint8 [H, W, 3]), from one seeded stream.
+
+    `state_dict` and `load_state_dict` carry the random state, so that a resumed training goes on exactly.
+    """
+
+    def __init__(
+        self,
+        images: Mapping[str, np.ndarray],
+        size: tuple[int, int],
+        *,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.size, self.device = size, device
+        self.patch = 2 * max(size)
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.host = np.random.default_rng(seed)
+        self.levels = [
+            _pyramid(torch.from_numpy(image.copy()).to(device), min(size)) for image in images.values()
+        ]
+        # The square root of the area: larger pictures hold more, but not in proportion.
+        weights = np.array(
+            [WEIGHTS.get(name.split("/")[0], 1.0) * image.shape[0] ** 0.5 for name, image in images.items()]
+        )
+        self.weights = weights / weights.sum()
+
+    def make(self, batch: int, frames: int, *, degraded: float) -> Clips:
+        """`degraded` is the share of clips with more than plain bicubic reduction."""
+        patches = torch.stack([self._patch() for _ in range(batch)])
+        truth = render(patches, random_cameras(batch, self.generator, self.device), frames, self.size)
+        truth = round8(self._in_front(truth, patches))
+        degradation = (
+            random_degradation(batch, degraded, self.generator, self.device)
+            if degraded
+            else clean(batch, self.device)
+        )
+        lq = low_quality(low_resolution(truth, degradation, self.generator))
+        return Clips(truth=_last(truth.to(torch.uint8)), lq=_last(lq))
+
+    def _patch(self) -> Tensor:
+        """A random square of a random image, mirrored past its edge, in a random pose and tint: fp32 [3, P, P]."""
+        levels = self.levels[self.host.choice(len(self.levels), p=self.weights)]
+        level = min(len(levels) - 1, int(self.host.choice(3, p=(0.5, 0.3, 0.2))))
+        image = levels[level]  # [3, h, w]
+        rows, columns = (self._mirrored(n) for n in image.shape[1:])
+        patch = image[:, rows][:, :, columns].float()
+        if self.host.random() < 0.5:
+            patch = patch.flip(2)
+        if self.host.random() < 0.25:
+            patch = patch.rot90(int(self.host.integers(1, 4)), (1, 2))
+        if self.host.random() < 0.1:
+            patch = patch[torch.from_numpy(self.host.permutation(3)).to(self.device)]
+        gain = torch.from_numpy(self.host.uniform(0.75, 1.15, (3, 1, 1))).to(self.device, torch.float32)
+        return (patch * gain).clamp(0, 255)
+
+    def _mirrored(self, size: int) -> Tensor:
+        """P consecutive indices from a random start, folded back into 0..size-1."""
+        room = size - self.patch
+        start = int(self.host.integers(0, room + 1)) if room > 0 else room // 2
+        index = torch.arange(start, start + self.patch, device=self.device) % (2 * size)
+        return torch.where(index < size, index, 2 * size - 1 - index)
+
+    def _in_front(self, truth: Tensor, patches: Tensor) -> Tensor:
+        """Some clips get another clip's image in front, cut out by a random blob and with its own motion."""
+        batch, frames = truth.shape[:2]
+        draw = self.host.random(batch)
+        chosen = np.flatnonzero(draw < LAYERED + CUT)
+        if not len(chosen) or batch < 2:
+            return truth
+        index = torch.from_numpy(chosen).to(self.device)
+        field = torch.randn(len(chosen), 1, 12, 12, generator=self.generator, device=self.device)
+        field = F.interpolate(field, size=(self.patch, self.patch), mode="bicubic")
+        image = torch.cat([patches.roll(1, 0)[index], field], dim=1)
+        cameras = random_cameras(len(chosen), self.generator, self.device)
+        seen = render(image, cameras, frames, self.size)
+        # The field changes by about 1 in P/12 pixels: a factor of P/12 makes the outline about a pixel soft.
+        alpha = ((seen[:, :, 3:] - 0.6) * (self.patch / 12)).sigmoid()
+        cut = torch.from_numpy(draw[chosen] >= LAYERED).to(self.device)[:, None, None, None, None]
+        later = (torch.arange(frames, device=self.device) >= frames // 2)[:, None, None, None]
+        alpha = torch.where(cut, later.float(), alpha)
+        return truth.index_copy(0, index, torch.lerp(truth[index], seen[:, :, :3], alpha))
+
+    def state_dict(self) -> dict[str, object]:
+        return {"device": self.generator.get_state(), "host": self.host.bit_generator.state}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        device_state = state["device"]
+        assert isinstance(device_state, Tensor)
+        self.generator.set_state(device_state.cpu())
+        self.host.bit_generator.state = state["host"]
+
+
+def _pyramid(image: Tensor, smallest: int) -> list[Tensor]:
+    """uint8 [H, W, 3] to [3, H, W] and its halves, while the shorter side stays above 1.5 x `smallest`."""
+    levels = [image.permute(2, 0, 1).contiguous()]
+    while min(levels[-1].shape[1:]) // 2 >= 1.5 * smallest and len(levels) < 3:
+        half = F.interpolate(levels[-1][None].float(), scale_factor=0.5, mode="bicubic", antialias=True)[0]
+        levels.append(round8(half).to(torch.uint8))
+    return levels
+
+
+def _last(x: Tensor) -> Tensor:
+    return x.permute(0, 1, 3, 4, 2).contiguous()  # [B, T, H, W, 3]

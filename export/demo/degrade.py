@@ -1,0 +1,170 @@
+"""From clean high-resolution clips to low-resolution ones: blur, reduction, noise, block compression.
+
+The compression is a DCT codec of 8x8 blocks with JPEG's tables and 4:2:0 chroma, either every frame by itself
+or, like a P frame without motion, the difference to the frame decoded before.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flashvsr_trt.export.demo.resample import resize, round8
+
+SCALE = 4
+BLOCK = 8
+# ITU-T T.81, annex K.
+LUMA = (
+    "16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62 "
+    "18 22 37 56 68 109 103 77 24 35 55 64 81 104 113 92 49 64 78 87 103 121 120 101 72 92 95 98 112 100 103 99"
+)
+CHROMA = (
+    "17 18 24 47 99 99 99 99 18 21 26 66 99 99 99 99 24 26 56 99 99 99 99 99 47 66 99 99 99 99 99 99 "
+    "99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99"
+)
+# ITU-R BT.601, full range, as JPEG uses it.
+YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Degradation:
+    """What happens to each clip of a batch; [B] each. Blur in pixels of the input, noise in 8-bit levels."""
+
+    blur: Tensor  # [B, 2] standard deviation across and down, 0 for none
+    noise: Tensor  # standard deviation, 0 for none
+    grey: Tensor  # bool: the same noise in all channels
+    quality: Tensor  # JPEG quality 1..100, 0 for no compression
+    inter: bool  # frames coded as differences
+    kind: str  # reduction filter
+
+
+def clean(batch: int, device: torch.device) -> Degradation:
+    """Plain bicubic reduction."""
+    none = torch.zeros(batch, device=device)
+    return Degradation(
+        blur=none[:, None].expand(-1, 2), noise=none, grey=none > 0, quality=none, inter=False, kind="bicubic"
+    )
+
+
+def random_degradation(
+    batch: int, share: float, generator: torch.Generator, device: torch.device
+) -> Degradation:
+    """`share` of the clips degraded, each by a random subset of blur, noise and compression; the rest clean."""
+
+    def rand(*shape: int) -> Tensor:
+        return torch.rand(batch, *shape, generator=generator, device=device)
+
+    degraded = rand() < share
+    some = (rand(3) < 0.65) & degraded[:, None]
+    same = rand(1) < 0.6  # isotropic blur
+    blur = 0.3 + 2.2 * rand(2) ** 1.5
+    blur = torch.where(same, blur[:, :1].expand(-1, 2), blur)
+    inter, other = torch.rand(2, generator=generator, device=device).tolist()
+    return Degradation(
+        blur=blur * some[:, :1],
+        noise=(1 + 11 * rand() ** 1.5) * some[:, 1],
+        grey=rand() < 0.4,
+        quality=(45 + 50 * rand()) * some[:, 2],
+        inter=inter < 0.5,
+        # One filter a batch: a matrix product for all clips. Other filters only now and then.
+        kind="bicubic" if other < 0.85 else "box" if other < 0.93 else "triangle",
+    )
+
+
+def low_resolution(frames: Tensor, degradation: Degradation, generator: torch.Generator) -> Tensor:
+    """Frames [B, T, 3, H, W] of 0..255 to fp32 integers [B, T, 3, H/4, W/4] of 0..255."""
+    height, width = frames.shape[-2:]
+    x = frames.float()
+    if bool((degradation.blur > 0).any()):
+        across, down = (_gaussian(n, degradation.blur[:, i]) for i, n in ((0, width), (1, height)))
+        x = down[:, None, None] @ x @ across.transpose(1, 2)[:, None, None]
+    x = resize(x, height // SCALE, width // SCALE, degradation.kind)
+    if bool((degradation.noise > 0).any()):
+        x = round8(x + _noise(x, degradation, generator))
+    if bool((degradation.quality > 0).any()):
+        coded = _compress(x, degradation)
+        x = torch.where((degradation.quality > 0)[:, None, None, None, None], coded, x)
+    return x
+
+
+def low_quality(low: Tensor) -> Tensor:
+    """Low-resolution [..., h, w] of 0..255 to the canvas, uint8 [..., 4 h, 4 w], by bicubic."""
+    return resize(low, low.shape[-2] * SCALE, low.shape[-1] * SCALE).to(torch.uint8)
+
+
+def _gaussian(size: int, sigma: Tensor) -> Tensor:
+    """[B, size, size]: blur along an axis, renormalised at its ends; the identity where sigma is 0."""
+    index = torch.arange(size, device=sigma.device, dtype=torch.float32)
+    distance = (index[:, None] - index[None, :]).square()
+    weights = torch.exp(-distance / (2 * sigma.clamp_min(0.05)[:, None, None] ** 2))
+    return weights / weights.sum(dim=-1, keepdim=True)
+
+
+def _noise(x: Tensor, degradation: Degradation, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(x.shape, generator=generator, device=x.device)
+    noise = torch.where(degradation.grey[:, None, None, None, None], noise[:, :, :1], noise)
+    return noise * degradation.noise[:, None, None, None, None]
+
+
+def _compress(x: Tensor, degradation: Degradation) -> Tensor:
+    """The clips [B, T, 3, h, w] through the codec."""
+    to_ycc = torch.tensor(YCC, device=x.device)
+    ycc = torch.einsum("kc,btchw->btkhw", to_ycc, x)
+    luma, chroma = ycc[:, :, :1] - 128, ycc[:, :, 1:]
+    batch, frames, _, height, width = chroma.shape
+    half = F.avg_pool2d(chroma.flatten(0, 1), 2).reshape(batch, frames, 2, height // 2, width // 2)
+    luma = _code(luma, _table(LUMA, degradation.quality), inter=degradation.inter) + 128
+    half = _code(half, _table(CHROMA, degradation.quality), inter=degradation.inter)
+    full = F.interpolate(half.flatten(0, 1), scale_factor=2, mode="bilinear")
+    ycc = torch.cat([luma, full.reshape(chroma.shape)], dim=2)
+    return round8(torch.einsum("ck,btkhw->btchw", torch.linalg.inv(to_ycc), ycc))
+
+
+def _table(text: str, quality: Tensor) -> Tensor:
+    """Quantisation steps [B, 1, 8, 1, 8] at each clip's quality."""
+    table = torch.tensor([float(v) for v in text.split()], device=quality.device).reshape(
+        1, 1, BLOCK, 1, BLOCK
+    )
+    quality = quality.clamp_min(1).reshape(-1, 1, 1, 1, 1)
+    scale = torch.where(quality < 50, 50 / quality, 2 - quality / 50)
+    return (table * scale).clamp_min(1)
+
+
+def _code(x: Tensor, table: Tensor, *, inter: bool) -> Tensor:
+    if not inter:
+        steps = table[:, None].expand(-1, x.shape[1], -1, -1, -1, -1).flatten(0, 1)
+        return _quantise(x.flatten(0, 1), steps).reshape(x.shape)
+    decoded = [_quantise(x[:, 0], table)]
+    for t in range(1, x.shape[1]):
+        decoded.append(decoded[-1] + _quantise(x[:, t] - decoded[-1], table))
+    return torch.stack(decoded, dim=1)
+
+
+def _quantise(x: Tensor, table: Tensor) -> Tensor:
+    """[N, C, h, w] to the DCT of its 8x8 blocks, rounded to multiples of the table, and back.
+
+    The edge is repeated up to whole blocks.
+    """
+    channels, height, width = x.shape[1:]
+    padded = F.pad(x, (0, -width % BLOCK, 0, -height % BLOCK), mode="replicate")
+    blocks = padded.reshape(
+        -1, channels, padded.shape[-2] // BLOCK, BLOCK, padded.shape[-1] // BLOCK, BLOCK
+    )  # [N, C, rows, 8, columns, 8]
+    basis = _dct(x.device)
+    steps = table[:, :, None]
+    coefficients = torch.einsum("ui,ncriej,vj->ncruev", basis, blocks, basis)
+    coefficients = (coefficients / steps).round() * steps
+    blocks = torch.einsum("ui,ncruev,vj->ncriej", basis, coefficients, basis)
+    return blocks.reshape(padded.shape)[:, :, :height, :width]
+
+
+def _dct(device: torch.device) -> Tensor:
+    """Orthonormal DCT-II matrix [8 frequencies, 8 samples]."""
+    k = torch.arange(BLOCK, device=device, dtype=torch.float32)
+    basis = torch.cos(math.pi * (2 * k[None, :] + 1) * k[:, None] / (2 * BLOCK)) * math.sqrt(2 / BLOCK)
+    basis[0] /= math.sqrt(2)
+    return basis

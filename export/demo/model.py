@@ -1,0 +1,234 @@
+"""The demo model in training: the step networks over a whole batch of clips, every time step in one pass.
+
+The layers, their weights and their order are those of the step modules; only the loop over time differs. Equal
+to streaming step by step, up to rounding.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flashvsr_trt.configs.contract import FIRST_LATENTS, HEAD_DIM, ROPE_PAIRS, STEP_LATENTS, TOKENS_PER_WINDOW
+from flashvsr_trt.configs.schedule import LOOK_AHEAD, Parameters, cached_slabs, topk
+from flashvsr_trt.export import dit_weights, lq_proj, tc_decoder
+from flashvsr_trt.export.attention import block_mask
+from flashvsr_trt.export.demo.config import ModelSizes
+from flashvsr_trt.export.dit import Dit
+from flashvsr_trt.export.layouts import LQ_FEATURES, TC_STAGES, LqSizes, State, TcSizes
+from flashvsr_trt.export.lq_proj import LqProj
+from flashvsr_trt.export.tc_decoder import MemBlock, TcDecoder
+from flashvsr_trt.export.trainable import Trainable, assigned
+
+PARAMETERS = Parameters()  # what a run uses by default
+
+
+class LqProjClips(LqProj):
+    """`LqProj` v1.1 on whole clips: uint8 [B, 8n+1, H, W, 3] to tokens [B, 2n, h, w, D]."""
+
+    def forward(self, lq: Tensor) -> Tensor:  # type: ignore[override]
+        batch, frames = lq.shape[:2]
+        # Frame 0 stands for itself and for the context in front of it, so that pairs are (0,0), (1,2), (3,4) ...
+        lq = torch.cat([lq[:, :1], lq], dim=1)
+        x = lq_proj.unshuffle(lq.flatten(0, 1), self.linear.weight.dtype)  # [B*(8n+2), 768, h, w]
+        height, width = x.shape[2:]
+        x = x.reshape(batch, frames // 2 + 1, 2 * LQ_FEATURES, height, width)
+        x = torch.cat([x[:, :1], x], dim=1)  # the first call of a stream sees frame 0 in every tap
+        hidden = self.conv1(_neighbours(x))  # [B*(4n+1), C, h, w]
+        hidden = hidden.reshape(batch, frames // 2 + 1, -1, height, width)
+        hidden = torch.cat([hidden[:, :1], hidden], dim=1)
+        pairs = hidden.reshape(batch, frames // 4 + 1, -1, height, width)
+        y = self.conv2(_neighbours(pairs))  # [B*2n, C, h, w]
+        return self.linear(y.permute(0, 2, 3, 1)).unflatten(0, (batch, -1))  # [B, 2n, h, w, D]
+
+
+def _neighbours(x: Tensor) -> Tensor:
+    """[B, K, C, h, w] to [B*(K-1), 2 C, h, w]: each with its successor."""
+    return torch.cat([x[:, :-1], x[:, 1:]], dim=2).flatten(0, 1)
+
+
+class TcDecoderClips(TcDecoder):
+    """`TcDecoder` on whole streams: latents [B, L, 16, H/8, W/8] and LQ uint8 [B, 4 L - 3, H, W, 3] to frames
+    [B, 4 L - 3, 3, H, W]."""
+
+    def forward(self, latents: Tensor, lq: Tensor) -> Tensor:  # type: ignore[override]
+        batch = latents.shape[0]
+        lq = torch.cat([lq[:, :1].expand(-1, 3, -1, -1, -1), lq], dim=1)
+        condition = tc_decoder.condition(lq.flatten(0, 1), latents.dtype)  # [B*L, 768, H/8, W/8]
+        x = torch.cat([condition, latents.flatten(0, 1)], dim=1).contiguous(memory_format=torch.channels_last)
+        x = F.relu(self.decoder["1"](torch.tanh(x / 3) * 3))
+        x = F.relu(self.decoder["3"](x))
+        for index, growth in TC_STAGES:
+            for block in range(index, index + 3):
+                x = self._remember(self.decoder[str(block)], x, batch)
+            x = self._grow(self.decoder[str(index + 4)].conv.weight, x, growth)
+            x = self.decoder[str(index + 5)](F.interpolate(x, scale_factor=2, mode="nearest"))
+        x = self.decoder["26"](F.relu(self.decoder["24"](F.relu(x))))
+        return (x.float() * 2 - 1).unflatten(0, (batch, -1))[:, 3:]
+
+    @staticmethod
+    def _remember(block: MemBlock, x: Tensor, batch: int) -> Tensor:
+        """A MemBlock over all time steps. Its first convolution acts on present and past separately: the past's
+        part is that of the present, one step later."""
+        first = block.conv[0]
+        channels = x.shape[1]
+        weight = torch.cat([first.weight[:, :channels], first.weight[:, channels:]])
+        y = F.conv2d(x, weight, padding=1).permute(
+            0, 2, 3, 1
+        )  # [B*T, h, w, 2 C], contiguous in channels_last
+        present, past = y.unflatten(0, (batch, -1)).split(channels, dim=-1)
+        past = F.pad(past[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0))
+        hidden = F.relu(present + past + first.bias.to(present.dtype)).flatten(0, 1).permute(0, 3, 1, 2)
+        for layer in list(block.conv)[2:]:
+            hidden = layer(hidden)
+        return F.relu(hidden + x)
+
+    @staticmethod
+    def _grow(weight: Tensor, x: Tensor, growth: int) -> Tensor:
+        y = F.conv2d(x, weight).permute(0, 2, 3, 1)  # [N, h, w, g C]
+        y = y.unflatten(-1, (growth, -1)).movedim(3, 1).flatten(0, 1)  # [N g, h, w, C]
+        return y.contiguous().permute(0, 3, 1, 2)
+
+
+def attend_clips(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    slabs: Tensor,
+    kept: Tensor,
+    *,
+    local_range: int,
+    heads: int,
+) -> Tensor:
+    """`attention.attend` for a batch: q, k, v [B*n, rows, columns, 128, D], caches [B, m, rows, columns, 128, D],
+    every slab of them valid."""
+    batch = k_cache.shape[0]
+    queries, keys, values = (x.unflatten(0, (batch, -1)) for x in (q, k, v))
+    keys, values = torch.cat([k_cache, keys], dim=1), torch.cat([v_cache, values], dim=1)
+    with torch.no_grad():
+        select = functools.partial(block_mask, local_range=local_range, heads=heads)
+        blocks = torch.vmap(select, in_dims=(0, 0, None))(queries, keys, kept)
+        blocks = blocks.flatten(2, 3)  # [B, heads, n*windows, key windows]
+        tokens = blocks.repeat_interleave(TOKENS_PER_WINDOW, -1).repeat_interleave(TOKENS_PER_WINDOW, -2)
+    out = F.scaled_dot_product_attention(_heads(queries), _heads(keys), _heads(values), attn_mask=tokens)
+    return out.transpose(1, 2).reshape(q.shape)
+
+
+def _heads(x: Tensor) -> Tensor:
+    batch, dim = x.shape[0], x.shape[-1]
+    return x.reshape(batch, -1, dim // HEAD_DIM, HEAD_DIM).transpose(1, 2)  # [B, heads, tokens, 128]
+
+
+def rotary(positions: Tensor, pairs: int) -> Tensor:
+    """(cos, sin) of the rotary angles of each position: [n] to fp32 [n, pairs, 2]; frequency 10000^(-j/pairs)."""
+    frequency = 10000.0 ** (-torch.arange(pairs, dtype=torch.float64, device=positions.device) / pairs)
+    angle = positions.double()[:, None] * frequency
+    return torch.stack([angle.cos(), angle.sin()], dim=-1).float()
+
+
+class DemoModel(nn.Module):
+    """Noise and LQ clips to high-resolution clips. Parameters in the official layouts, as three checkpoints.
+
+    Args:
+        official: `dit`, `lq`, `tc`, each the tensors of one checkpoint under its official names.
+        context: the prompt's embedding [1, tokens, text width].
+    """
+
+    def __init__(self, official: Mapping[str, State], context: Tensor, *, local_range: int = 11) -> None:
+        super().__init__()
+        self.register_buffer("context", context)
+        dit_step = Dit.of(
+            official["dit"], context, folded=False, local_range=local_range, attend=attend_clips
+        )
+        with torch.device("meta"):
+            lq_step = LqProjClips(LqSizes.of(official["lq"]), causal=True)
+            tc_step = TcDecoderClips(TcSizes.of(official["tc"]))
+        assigned(lq_step, lq_proj.prepare(official["lq"], causal=True, dtype=torch.float32))
+        assigned(tc_step, tc_decoder.prepare(official["tc"]))
+        self.dit = Trainable(
+            official["dit"], dit_step, lambda state: dit_weights.prepare(state, self.context, folded=False)
+        )
+        self.lq = Trainable(
+            official["lq"], lq_step, lambda state: lq_proj.prepare(state, causal=True, dtype=torch.float32)
+        )
+        self.tc = Trainable(official["tc"], tc_step, tc_decoder.prepare)
+        self.layers, self.dim = dit_step.blocks.__len__(), dit_step.head.in_features
+
+    def official(self) -> dict[str, dict[str, Tensor]]:
+        """The three checkpoints, detached."""
+        return {
+            name: {k: v.detach() for k, v in getattr(self, name).tensors().items()}
+            for name in ("dit", "lq", "tc")
+        }
+
+    def forward(
+        self, noise: Tensor, lq: Tensor, steps: Sequence[int] = (FIRST_LATENTS, STEP_LATENTS)
+    ) -> Tensor:
+        """One stream per clip.
+
+        Args:
+            noise: [B, L, 16, H/8, W/8], L = sum(steps).
+            lq: uint8 [B, 4 L + 1, H, W, 3].
+            steps: latent frames of each DiT step, even; a product stream has 6, then 2 each.
+
+        Returns: fp32 frames [B, 4 L - 3, 3, H, W] in [-1, 1], before any colour fix.
+        """
+        latents = self.latents(noise, self.lq(lq), steps)
+        return self.tc(latents, lq[:, : lq.shape[1] - LOOK_AHEAD])
+
+    def latents(self, noise: Tensor, tokens: Tensor, steps: Sequence[int]) -> Tensor:
+        """The DiT over a stream: fp32 [B, L, 16, H/8, W/8]."""
+        batch, _, height, width = tokens.shape[:4]
+        device = noise.device
+        rows, columns = (
+            rotary(torch.arange(n, device=device), p)
+            for n, p in zip((height, width), ROPE_PAIRS[1:], strict=True)
+        )
+        kept = torch.tensor(topk(16 * height, 16 * width, PARAMETERS.sparse_ratio), device=device)
+        dtype = (
+            torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
+        )
+        empty = torch.zeros(
+            batch, 0, height // 8, width // 8, TOKENS_PER_WINDOW, self.dim, device=device, dtype=dtype
+        )
+        caches = [empty] * (2 * self.layers)
+        slabs = torch.zeros(0, dtype=torch.int64, device=device)
+        out, begin = [], 0
+        for frames in steps:
+            part = slice(begin, begin + frames)
+            begin += frames
+            table = rotary(torch.arange(part.start, part.stop, device=device), ROPE_PAIRS[0]).repeat(
+                batch, 1, 1
+            )
+            # The batch is folded into the frames: everything but the attention is per frame or per window.
+            latents, *new = self.dit(
+                noise[:, part].flatten(0, 1),
+                tokens[:, part].flatten(0, 1),
+                table,
+                rows,
+                columns,
+                kept,
+                slabs,
+                *caches,
+            )
+            out.append(latents.float().unflatten(0, (batch, -1)))
+            caches = [_keep(old, k.unflatten(0, (batch, -1))) for old, k in zip(caches, new, strict=True)]
+        return torch.cat(out, dim=1)
+
+
+def _keep(cache: Tensor, new: Tensor) -> Tensor:
+    """The slabs that the next step attends to, beside its own."""
+    slabs = torch.cat([cache, new], dim=1)
+    return slabs[:, slabs.shape[1] - cached_slabs(slabs.shape[1], PARAMETERS.kv_ratio) :]
+
+
+def parameter_count(sizes: ModelSizes) -> int:
+    return sum(
+        int(torch.Size(shape).numel()) for shapes in sizes.shapes().values() for shape in shapes.values()
+    )

@@ -1,0 +1,77 @@
+"""Camera motion over still images: smooth pans, zooms and rotations, sampled below the pixel."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+STATIC = 0.15  # share of clips without any motion
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cameras:
+    """One camera path per clip. Lengths in pixels of the output, times in frames, angles in radians.
+
+    The output pixel p (from the centre of the frame) of frame t lies at
+    centre + shift(t) + scale * zoom^t * R(turn * t) p in the source patch.
+    """
+
+    scale: Tensor  # [B] source pixels per output pixel
+    velocity: Tensor  # [B, 2]
+    zoom: Tensor  # [B] factor per frame
+    turn: Tensor  # [B] per frame
+    shake: Tensor  # [B, 2] amplitude
+    rate: Tensor  # [B, 2] of the shake, radians per frame
+
+
+def random_cameras(batch: int, generator: torch.Generator, device: torch.device) -> Cameras:
+    """Speeds from a tenth of a pixel to 12 pixels a frame, log-uniform; a share of clips stands still."""
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(batch, *shape, generator=generator, device=device)
+
+    moving = (uniform(0, 1) > STATIC).float()
+    speed = torch.exp(uniform(math.log(0.1), math.log(12.0))) * moving
+    heading = uniform(0, 2 * math.pi)
+    some = (uniform(0, 1, 3) < 0.5).float() * moving[
+        :, None
+    ]  # zoom, turn and shake, each in half of the clips
+    return Cameras(
+        scale=torch.exp(uniform(math.log(0.85), math.log(1.35))),
+        velocity=torch.stack([heading.cos() * speed, heading.sin() * speed], dim=-1),
+        zoom=1 + uniform(-0.01, 0.01) * some[:, 0],
+        turn=uniform(-0.012, 0.012) * some[:, 1],
+        shake=uniform(0, 3, 2) * some[:, 2:],
+        rate=uniform(0.1, 0.8, 2),
+    )
+
+
+def render(
+    patches: Tensor, cameras: Cameras, frames: int, size: tuple[int, int], mode: str = "bicubic"
+) -> Tensor:
+    """Source patches [B, C, P, Q] (float) seen by their cameras: [B, frames, C, height, width].
+
+    Paths are centred in time, so that a clip stays near the middle of its patch; beyond the edge the patch is
+    mirrored.
+    """
+    batch, channels, p, q = patches.shape
+    height, width = size
+    device = patches.device
+    t = torch.arange(frames, device=device, dtype=torch.float32) - (frames - 1) / 2
+    shift = cameras.velocity[:, None] * t[:, None]
+    shift = shift + cameras.shake[:, None] * torch.sin(cameras.rate[:, None] * t[:, None])  # [B, T, 2]
+    scale = cameras.scale[:, None] * cameras.zoom[:, None] ** t  # [B, T]
+    angle = cameras.turn[:, None] * t
+    cos, sin = (scale * angle.cos())[..., None, None], (scale * angle.sin())[..., None, None]
+    y = torch.arange(height, device=device, dtype=torch.float32)[:, None] - (height - 1) / 2
+    x = torch.arange(width, device=device, dtype=torch.float32)[None, :] - (width - 1) / 2
+    offset = shift * cameras.scale[:, None, None]
+    u = (cos * x - sin * y + offset[..., 0, None, None]) * (2 / q)  # [B, T, h, w], -1..1 over the patch
+    v = (sin * x + cos * y + offset[..., 1, None, None]) * (2 / p)
+    grid = torch.stack([u, v], dim=-1).reshape(batch, frames * height, width, 2)
+    seen = F.grid_sample(patches, grid, mode=mode, padding_mode="reflection", align_corners=False)
+    return seen.reshape(batch, channels, frames, height, width).transpose(1, 2)  # [B, T, C, h, w]

@@ -1,0 +1,81 @@
+"""The curve of a training: gain over bicubic on the validation images, as the product would show it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from flashvsr_trt.export.colour import fix_colour, to_pixels
+from flashvsr_trt.export.demo import metrics
+from flashvsr_trt.export.demo.clips import ClipMaker, Clips
+from flashvsr_trt.export.demo.model import DemoModel
+
+STEPS = (6, 2)
+FRAMES = 4 * sum(STEPS) + 1
+SEED = 20_000
+SET_SEEDS = {"clean": 0.0, "degraded": 1.0}  # share of degraded clips
+
+
+class Validation:
+    """Fixed clips of the validation images, two per image and set."""
+
+    def __init__(self, images: Mapping[str, np.ndarray], side: int, device: torch.device) -> None:
+        self.sets: dict[str, list[Clips]] = {}
+        for name, share in SET_SEEDS.items():
+            self.sets[name] = []
+            for number, (image, pixels) in enumerate(sorted(images.items())):
+                maker = ClipMaker({image: pixels}, (side, side), seed=SEED + number, device=device)
+                self.sets[name].append(maker.make(2, FRAMES, degraded=share))
+        self.device = device
+
+    def __call__(self, model: DemoModel, autocast: torch.dtype | None) -> dict[str, float]:
+        """Mean gains, e.g. `clean_psnr` in dB and `clean_ssim`, and `clean_flicker` relative to bicubic's."""
+        out: dict[str, float] = {}
+        for name, batches in self.sets.items():
+            rows = torch.tensor([self._gain(model, clips, autocast) for clips in batches])
+            psnr, ssim, flicker = rows.mean(dim=0).tolist()
+            out |= {f"{name}_psnr": psnr, f"{name}_ssim": ssim, f"{name}_flicker": flicker}
+        return out
+
+    def _gain(self, model: DemoModel, clips: Clips, autocast: torch.dtype | None) -> list[float]:
+        result = run(model, clips.lq, STEPS, autocast)
+        frames = result.shape[1]
+        truth, bicubic = clips.truth[:, :frames], clips.lq[:, :frames]
+        return [
+            float(metrics.psnr(result, truth).mean() - metrics.psnr(bicubic, truth).mean()),
+            float(metrics.ssim(result, truth).mean() - metrics.ssim(bicubic, truth).mean()),
+            float(metrics.flicker(result, truth).mean() / metrics.flicker(bicubic, truth).mean()),
+        ]
+
+    def picture(self, model: DemoModel, path: Path, autocast: torch.dtype | None) -> None:
+        """Bicubic, result and truth side by side, a row per clip, the middle frame."""
+        rows = []
+        for batches in self.sets.values():
+            for clips in batches:
+                result = run(model, clips.lq, STEPS, autocast)
+                frame = result.shape[1] // 2
+                rows.append(torch.cat([clips.lq[0, frame], result[0, frame], clips.truth[0, frame]], dim=1))
+        half = len(rows) // 2
+        Image.fromarray(
+            torch.cat([torch.cat(rows[:half]), torch.cat(rows[half:])], dim=1).cpu().numpy()
+        ).save(path)
+
+
+@torch.no_grad()
+def run(model: DemoModel, lq: Tensor, steps: Sequence[int], autocast: torch.dtype | None) -> Tensor:
+    """uint8 LQ clips [B, 4 L + 1, H, W, 3] to results uint8 [B, 4 L - 3, H, W, 3], colours fixed by adain."""
+    batch, _, height, width, _ = lq.shape
+    generator = torch.Generator(lq.device).manual_seed(SEED)
+    noise = torch.randn(batch, sum(steps), 16, height // 8, width // 8, generator=generator, device=lq.device)
+    with torch.autocast(lq.device.type, dtype=autocast, enabled=autocast is not None):
+        frames = model(noise, lq, steps)
+    fixed = [
+        to_pixels(fix_colour(clip, reference[: len(clip)], "adain"), 8)
+        for clip, reference in zip(frames, lq, strict=True)
+    ]
+    return torch.stack(fixed)

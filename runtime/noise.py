@@ -62,7 +62,7 @@ def noise(seed: int, frames: range, height: int, width: int, origin: tuple[int, 
     rows = np.arange(top, top + height, dtype=np.uint64)[None, :, None]
     channels = np.arange(LATENT_CHANNELS, dtype=np.uint64)[:, None, None]
     for index, frame in enumerate(frames):
-        low, high = np.uint64(frame & 0xFFFFFFFF), np.uint64(frame >> 32)
+        low, high = np.asarray(frame & 0xFFFFFFFF, np.uint64), np.uint64(frame >> 32)
         bits = philox4x32((columns, rows, channels | (high << np.uint64(8)), low), key)
         normals = (*_box_muller(bits[0], bits[1]), *_box_muller(bits[2], bits[3]))
         lanes = np.stack(np.broadcast_arrays(*normals), axis=-1)  # [16, height, groups, 4]

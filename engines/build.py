@@ -13,7 +13,6 @@ from flashvsr_trt.configs.contract import Graph
 from flashvsr_trt.configs.errors import BundleError, FlashVSRError
 from flashvsr_trt.configs.tiers import MIB, Tier
 from flashvsr_trt.engines.profiles import Profile, profiles
-from flashvsr_trt.engines.targets import THIS_GPU
 from flashvsr_trt.engines.trt import Flavour
 from flashvsr_trt.plugins_trt import python_plugin
 from flashvsr_trt.plugins_trt.spec import DOMAIN, OPS
@@ -127,7 +126,7 @@ def build_graph(flavour: Flavour, model: StepModel, settings: Settings, report: 
 
 
 def _advice(settings: Settings) -> str:
-    return "take a smaller tier" if settings.targets == (THIS_GPU,) else "build for fewer targets, or a smaller tier"
+    return "build for fewer targets, or a smaller tier" if len(settings.targets) > 1 else "take a smaller tier"
 
 
 def _parse(flavour: Flavour, builder: Any, onnx: Any, path: Path) -> Any:
@@ -170,7 +169,7 @@ def _config(flavour: Flavour, builder: Any, settings: Settings) -> Any:
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.tier.workspace_mib * MIB)
     if settings.tier.weight_streaming_mib:
         config.set_flag(trt.BuilderFlag.WEIGHT_STREAMING)
-    if settings.targets != (THIS_GPU,):
+    if flavour.architectures:
         config.num_compute_capabilities = len(settings.targets)
         for index, target in enumerate(settings.targets):
             config.set_compute_capability(flavour.architectures[target], index)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flashvsr_trt.configs.errors import BackendUnavailable, BundleError
@@ -13,7 +13,7 @@ from flashvsr_trt.engines import store
 from flashvsr_trt.engines.build import Plan, Report, Settings, StepModel, build_graph
 from flashvsr_trt.engines.key import DECODERS, EngineKey, graph_names, key_of
 from flashvsr_trt.engines.store import EngineSet, Stale
-from flashvsr_trt.engines.targets import check_targets
+from flashvsr_trt.engines.targets import check_targets, exact_name, serves
 from flashvsr_trt.engines.trt import Flavour
 from flashvsr_trt.plugins_trt.spec import ABI
 
@@ -102,6 +102,16 @@ def find(wanted: Wanted) -> EngineSet:
         f" {', '.join(wanted.targets)} in {store.root()}{reasons}",
         todo=f"flashvsr-trt engines build --bundle {wanted.bundle} --tier {wanted.tier.name}",
     )
+
+
+def find_for_gpu(wanted: Wanted, capability: int, name: str) -> EngineSet:
+    """As `find`, of any set that is for a GPU of that compute capability, e.g. 89, and name, among others."""
+    for found in store.all_sets():
+        targets = found.key.targets
+        if serves(targets, capability, name) and not found.key.diff(replace(wanted, targets=targets).key()):
+            return found
+    target = f"sm{capability}" if wanted.flavour.architectures else exact_name(capability, name)
+    return find(replace(wanted, targets=(target,)))
 
 
 def _plans(wanted: Wanted, report: Report) -> Iterator[Plan]:

@@ -2,17 +2,48 @@
 
 from __future__ import annotations
 
+import ctypes
+import re
+
 from flashvsr_trt.configs.errors import UsageError
 from flashvsr_trt.engines.trt import Flavour
 from flashvsr_trt.plugins_trt.kernels.build import ARCHITECTURES
+from flashvsr_trt.plugins_trt.kernels.driver import Driver
 
-THIS_GPU = "here"
 GENERATIONS = {  # what a user calls them
     "sm75": "RTX 20", "sm80": "A100", "sm86": "RTX 30", "sm89": "RTX 40", "sm90": "H100, H200", "sm100": "B200",
     "sm120": "RTX 50", "sm121": "DGX Spark",
 }  # fmt: skip
 DEFAULT = ("sm86", "sm89", "sm120")
+_CAPABILITY = (75, 76)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
 FP8 = ("sm89", "sm90", "sm100", "sm120", "sm121")
+
+
+def exact_name(capability: int, name: str) -> str:
+    """The target of a plan that serves one model of GPU only: sm90-nvidia-h200."""
+    return f"sm{capability}-{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}"
+
+
+def serves(targets: tuple[str, ...], capability: int, name: str) -> bool:
+    """Whether plans for these targets run on a GPU of that compute capability, e.g. 89, and name."""
+    return bool({f"sm{capability}", exact_name(capability, name)} & set(targets))
+
+
+def this_gpu() -> str:
+    """The exact name of the first GPU that CUDA shows.
+
+    Raises:
+        BackendUnavailable: there is no driver. FlashVSRError: there is no GPU.
+    """
+    driver = Driver()
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+    driver.call("cuDeviceGet", ctypes.byref(device), 0)
+    driver.call("cuDeviceGetName", name, len(name), device)
+    capability = ctypes.c_int(), ctypes.c_int()
+    for value, which in zip(capability, _CAPABILITY, strict=True):
+        driver.call("cuDeviceGetAttribute", ctypes.byref(value), which, device)
+    major, minor = (value.value for value in capability)
+    return exact_name(10 * major + minor, name.value.decode())
 
 
 def parse_targets(text: str | None, flavour: Flavour) -> tuple[str, ...]:
@@ -23,13 +54,13 @@ def parse_targets(text: str | None, flavour: Flavour) -> tuple[str, ...]:
     """
     offered = flavour.architectures
     if not offered:
-        if text not in (None, THIS_GPU):
+        if text is not None:
             raise UsageError(
                 f"{flavour.name} {flavour.version} was asked to build for {text}",
                 expected="the GPU of this machine: only tensorrt_rtx builds for others",
                 todo="leave --target out, or install the flavour tensorrt_rtx",
             )
-        return (THIS_GPU,)
+        return (this_gpu(),)
     named = [
         part.strip().lower().replace("_", "")
         for part in (",".join(DEFAULT) if text is None else text).split(",")
@@ -58,13 +89,12 @@ def check_targets(targets: tuple[str, ...], *, precision: str, weights: str) -> 
         UsageError: with the reason.
     """
     for target in targets:
-        if target == THIS_GPU:
-            continue
-        number = int(target[2:])
-        name = f"{target} ({GENERATIONS.get(target, '?')})"
+        generation = target.partition("-")[0]
+        number = int(generation[2:])
+        name = f"{generation} ({GENERATIONS.get(generation, '?')})"
         if precision == "bf16" and number < 80:
             raise UsageError(f"{name} has no bfloat16", expected="sm80 or later", todo="use a bundle in fp16")
-        if weights == "fp8" and target not in FP8:
+        if weights == "fp8" and generation not in FP8:
             raise UsageError(
                 f"{name} has no FP8 (E4M3)", expected=" or ".join(FP8), todo='use a tier with weights = "bundle"'
             )

@@ -120,3 +120,34 @@ except BackendUnavailable as error:
     print(error.came)
 """
     assert "the engines are for sm120" in run(body, seeded_bundle_fp16)
+
+
+def test_set_for_this_gpu_is_found_among_others(run, seeded_bundle_fp16):
+    body = """
+from dataclasses import replace
+from flashvsr_trt.configs.errors import BackendUnavailable
+from flashvsr_trt.engines import sets, store
+from tests.test_engines import FakePlan
+fake = flavour()
+module.trt.load = lambda name=None: fake
+wanted = sets.Wanted(bundle=bundle.folder, manifest=bundle.manifest, tier=load_tier(8), variant="long", flavour=fake,
+                     targets=("sm86", "sm90"))
+try:
+    module.open_tensorrt(bundle, tier=8)
+except BackendUnavailable as error:
+    print("engines build" in error.todo)
+store.create(wanted.key(), [FakePlan("dit")], {"bundle": "x", "source": str(bundle.folder)})
+print(module.open_tensorrt(bundle, tier=8).engines.key.targets)
+store.create(replace(wanted, tier=load_tier(12)).key(), [FakePlan("dit")], {"bundle": "x", "source": "x"})
+try:
+    module.open_tensorrt(bundle, tier=16)
+except BackendUnavailable as error:
+    print("tier 16gb" in error.came)
+"""
+    assert run(body, seeded_bundle_fp16).splitlines() == ["True", "('sm86', 'sm90')", "True"]
+
+
+def test_this_gpu(run, seeded_bundle_fp16):
+    assert run("from flashvsr_trt.engines.targets import this_gpu\nprint(this_gpu())", seeded_bundle_fp16).startswith(
+        "sm90-"
+    )

@@ -240,11 +240,15 @@ def test_targets_of_rtx():
             targets.parse_targets(text, flavour)
 
 
-def test_data_centre_flavour_builds_for_its_own_gpu_only():
+def test_data_centre_flavour_builds_for_its_own_gpu_only(monkeypatch):
     flavour = flavour_without_targets()
-    assert targets.parse_targets(None, flavour) == ("here",)
+    monkeypatch.setattr(targets, "this_gpu", lambda: targets.exact_name(90, "NVIDIA H200 (141GB)"))
+    assert targets.parse_targets(None, flavour) == ("sm90-nvidia-h200-141gb",)
     with pytest.raises(UsageError, match="only tensorrt_rtx builds for others"):
         targets.parse_targets("sm89", flavour)
+    assert targets.serves(("sm86", "sm89"), 89, "NVIDIA RTX 4090")
+    assert targets.serves(("sm90-nvidia-h200",), 90, "NVIDIA H200")
+    assert not targets.serves(("sm90-nvidia-h200",), 90, "NVIDIA H100")
 
 
 @pytest.mark.parametrize(
@@ -264,7 +268,7 @@ def test_what_a_target_cannot_run_is_refused(target, precision, weights, message
 def test_what_targets_can_run():
     targets.check_targets(("sm80", "sm86", "sm89", "sm120", "sm121"), precision="bf16", weights="bundle")
     targets.check_targets(("sm89", "sm120"), precision="fp16", weights="fp8")
-    targets.check_targets(("here",), precision="fp16", weights="bundle")
+    targets.check_targets(("sm90-nvidia-h200",), precision="bf16", weights="fp8")
 
 
 # Key and store; the plans here are a few bytes

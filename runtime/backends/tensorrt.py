@@ -19,15 +19,18 @@ import numpy as np
 from flashvsr_trt.configs.cache import cache_root
 from flashvsr_trt.configs.contract import Graph
 from flashvsr_trt.configs.errors import BackendUnavailable, BundleError
-from flashvsr_trt.configs.tiers import MIB
+from flashvsr_trt.configs.tiers import MIB, load_tier
+from flashvsr_trt.engines import trt
+from flashvsr_trt.engines.sets import Wanted, find_for_gpu
 from flashvsr_trt.engines.store import EngineSet
-from flashvsr_trt.engines.targets import THIS_GPU
+from flashvsr_trt.engines.targets import serves
 from flashvsr_trt.engines.trt import Flavour
 from flashvsr_trt.plugins_trt import python_plugin
 from flashvsr_trt.plugins_trt.locations import kernels_folder
 from flashvsr_trt.runtime.backends.base import Buffer, StepGraph
 from flashvsr_trt.runtime.backends.cuda import CudaBackend
-from flashvsr_trt.runtime.backends.device import Memory
+from flashvsr_trt.runtime.backends.device import Device, Memory
+from flashvsr_trt.runtime.bundle import Bundle
 
 LOG = logging.getLogger("flashvsr_trt.tensorrt")
 _MIRRORED = 64  # bytes; TensorRT reads tensors that decide shapes on the host
@@ -81,10 +84,29 @@ class TensorRt(CudaBackend):
         return f"{self.flavour.name} {self.flavour.version}, {self.device.name}, tier {self.engines.key.tier}"
 
 
+def open_tensorrt(bundle: Bundle, *, tier: str | int, variant: str = "tiny", flavour: str | None = None) -> TensorRt:
+    """The back end on the engine set of that bundle and tier for the GPU of this machine.
+
+    Raises:
+        BackendUnavailable: no TensorRT, driver or GPU, or no valid engines; with each reason.
+    """
+    chosen = trt.load(flavour)
+    device = Device()
+    wanted = Wanted(
+        bundle=bundle.folder,
+        manifest=bundle.manifest,
+        tier=load_tier(tier),
+        variant=variant,
+        flavour=chosen,
+        targets=(),
+    )
+    return TensorRt(find_for_gpu(wanted, device.capability, device.name), chosen)
+
+
 def check_gpu(engines: EngineSet, capability: int, name: str) -> None:
     """Raises BackendUnavailable where the set is not for a GPU of that compute capability, e.g. 89."""
     targets = engines.key.targets
-    if targets != (THIS_GPU,) and f"sm{capability}" not in targets:
+    if not serves(targets, capability, name):
         raise BackendUnavailable(
             f"the engines are for {', '.join(targets)}; this GPU is sm{capability} ({name})",
             expected=f"engines built with --target sm{capability}",
@@ -116,17 +138,17 @@ def _within(shape: tuple[int, ...], least: tuple[int, ...], most: tuple[int, ...
 class _TrtGraph(StepGraph):
     def __init__(self, backend: TensorRt, graph: Graph) -> None:
         self._backend, self._graph = backend, graph
-        trt, path = backend.flavour.module, backend.engines.path(graph.name)
+        module, path = backend.flavour.module, backend.engines.path(graph.name)
         with backend.flavour.log.listening(lambda severity, message: None):
             self._engine = backend.runtime.deserialize_cuda_engine(path.read_bytes())
             if self._engine is None:
                 raise backend.flavour.failure(f"{path} does not load", todo="flashvsr-trt engines build --rebuild")
             self._check_names(path)
             self._stream_weights()
-            self._context = self._make_context(trt)
+            self._context = self._make_context(module)
         if self._context is None:
             raise backend.flavour.failure(f"{path} gives no execution context")
-        self._on_host = {t.name for t in graph.inputs if self._located(t.name) == trt.TensorLocation.HOST}
+        self._on_host = {t.name for t in graph.inputs if self._located(t.name) == module.TensorLocation.HOST}
         self._profiles = [
             {t.name: self._range(t.name, index) for t in graph.inputs if t.name not in self._on_host}
             for index in range(self._engine.num_optimization_profiles)
@@ -181,14 +203,14 @@ class _TrtGraph(StepGraph):
         if budget and self._engine.streamable_weights_size:
             self._engine.weight_streaming_budget_v2 = min(budget, self._engine.streamable_weights_size)
 
-    def _make_context(self, trt: Any) -> Any:
-        own_scratch = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+    def _make_context(self, module: Any) -> Any:
+        own_scratch = module.ExecutionContextAllocationStrategy.USER_MANAGED
         if not hasattr(self._engine, "create_runtime_config"):
             return self._engine.create_execution_context(own_scratch)
         config = self._engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(own_scratch)
-        if self._backend.cuda_graphs and hasattr(trt, "CudaGraphStrategy"):
-            config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        if self._backend.cuda_graphs and hasattr(module, "CudaGraphStrategy"):
+            config.cuda_graph_strategy = module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         self._cache = _RuntimeCache(config, self._backend.engines, self._graph.name)
         return self._engine.create_execution_context(config)
 

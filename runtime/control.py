@@ -25,12 +25,10 @@ def run_batch(batch: Batch, jobs: list[Job], inputs: Inputs, output: str | None,
         jobs, inputs, output: see Batch.run.
         command: the arguments as typed.
     """
-    stop = threading.Event()
 
     def work(cancel: threading.Event) -> None:
         batch.pause = lambda: keys.wait_while_paused(cancel)
-        relay = threading.Thread(target=lambda: (stop.wait(), cancel.set()), name="stop", daemon=True)
-        relay.start()
+        keys.stop = cancel.set
         batch.run(jobs, inputs, output, cancel)
 
     def on_stop() -> None:
@@ -42,11 +40,7 @@ def run_batch(batch: Batch, jobs: list[Job], inputs: Inputs, output: str | None,
         console.show_cursor()
         say_how_to_go_on(batch, command)
 
-    def on_key() -> None:
-        stop.set()
-        on_stop()
-
-    with Keys(on_key, console.LOG.info) as keys:
+    with Keys(console.LOG.warning) as keys:
         try:
             run_stoppable(work, on_stop=on_stop, at_once=at_once)
         except BaseException:

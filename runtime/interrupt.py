@@ -80,12 +80,15 @@ class Keys:
     """On a terminal: `q` stops like Ctrl-C, space pauses and goes on. Elsewhere it does nothing.
 
     Args:
-        stop: called for `q`.
         say: tells the user what was heard.
+
+    Attributes:
+        stop: called for `q`.
     """
 
-    def __init__(self, stop: Callable[[], None], say: Callable[[str], None]) -> None:
-        self._stop, self._say = stop, say
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.stop: Callable[[], None] = lambda: None
+        self._say = say
         self._going = threading.Event()
         self._going.set()
         self._ended = threading.Event()
@@ -129,7 +132,8 @@ class Keys:
     def pressed(self, key: bytes) -> None:
         """What a key does."""
         if key in (b"q", b"Q"):
-            self._stop()
+            self._say("stopping after this step; Ctrl-C twice stops at once")
+            self.stop()
         elif key == b" " and self._going.is_set():
             self._going.clear()
             self._say("paused after this frame; space goes on, q stops")

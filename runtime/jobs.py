@@ -366,7 +366,7 @@ class _Run:
                 kept = self._begin(work)
                 return self._until_it_fits(work, kept)
             finally:
-                work.leave(remove=kept is None or not kept.segments or kept.size is not None)
+                work.leave(keep=kept is not None and bool(kept.segments))
 
     def _begin(self, work: Work) -> Kept:
         planned = self._planned
@@ -438,6 +438,7 @@ class _Run:
         except BaseException:
             kept.size = None
             raise
+        work.finish()
         return WriteResult(self._planned.output.path, kept.frames, size, complaints)
 
     def _upscaler(self, options: Options) -> Upscaler:

@@ -25,7 +25,8 @@ Marked = tuple[Frame, bool]  # a frame, and whether it begins a scene
 _ROWS, _COLUMNS = 18, 32  # cells of the small picture
 _BINS = 8  # of each channel's histogram
 _WINDOW = 8  # differences that "lately" means
-MEMORY = _WINDOW + 1  # frames before one that the decision on it depends on
+_STAYS = 0.5  # share of a difference that is still there a frame later
+MEMORY = _WINDOW + 2  # frames before one that the decision on it depends on
 _JUMP, _LEAST = 2.0, 6.0  # times the usual difference, and grey levels at least
 _COLOURS, _LAYOUT = 0.25, 0.5  # share of pixels in other bins; correlation of the small pictures
 
@@ -69,27 +70,31 @@ class Detector:
     def mark(self, frames: Iterable[Frame]) -> Iterator[Marked]:
         """Each frame, once the next one has been seen, with whether it begins a scene. The first one does not."""
         lately: deque[float] = deque(maxlen=_WINDOW)
-        before: _Look | None = None
-        held: tuple[Frame, _Look] | None = None
+        looks: deque[_Look] = deque(maxlen=3)  # of the frame that is held, and of the two before it
+        held: Frame | None = None
         for frame in frames:
             look = _Look.at(frame.rgb)
             if held is not None:
-                yield held[0], self._cut(before, held[1], look, lately)
-                before = held[1]
-            held = (frame, look)
+                yield held, self._cut(looks, look, lately)
+            held = frame
+            looks.append(look)
         if held is not None:
-            yield held[0], self._cut(before, held[1], None, lately)
+            yield held, self._cut(looks, None, lately)
 
     @staticmethod
-    def _cut(before: _Look | None, look: _Look, after: _Look | None, lately: deque[float]) -> bool:
-        if before is None:
+    def _cut(looks: deque[_Look], after: _Look | None, lately: deque[float]) -> bool:
+        if len(looks) < 2:
             return False
+        look, before = looks[-1], looks[-2]
         difference = look.difference(before)
         enough = max(_LEAST, _JUMP * median(lately)) if lately else _LEAST
         lately.append(difference)
         if difference < enough or not look.differs(before):
             return False
-        return after is None or after.difference(before) > 0.5 * difference
+        # A flash is undone by the next frame, and its end is like what was before it.
+        begins = after is None or after.difference(before) > _STAYS * difference
+        ends = len(looks) == 3 and look.difference(looks[-3]) < _STAYS * difference
+        return begins and not ends
 
 
 class Listed:

@@ -46,7 +46,7 @@ def segment_frames(asked: float | None, state: int, rate: Fraction) -> int:
     if asked is not None and not 0 < asked < float("inf"):
         raise UsageError(f"--segment {asked:g}", expected="seconds of video, above 0")
     seconds = SEGMENT_S * max(1.0, state / (1 << 30)) if asked is None else asked
-    return max(1, ceil(Fraction(seconds) * rate))
+    return max(1, ceil(Fraction(seconds).limit_denominator(1000) * rate))
 
 
 def continued(work: Work, mode: str, settings: dict[str, Any]) -> Kept | None:
@@ -85,10 +85,13 @@ def as_kept(options: Options, kept: Kept) -> Options:
     Tiles stay as they were. Variants with one decoder give the same frames, so another may be asked for, unless
     memory has forced one.
     """
-    plan = dict(kept.plan)
-    if plan["tiling"] is not None:
-        plan["tiling"] = Tiling(**{k: tuple(v) if isinstance(v, list) else v for k, v in plan["tiling"].items()})
-    return replace(options, **plan) if kept.changes else replace(options, tiling=plan["tiling"])
+    stored, tiling = kept.plan["tiling"], None
+    if stored is not None:  # JSON has made lists of the tuples
+        tiling = replace(Tiling(**stored), dit=tuple(stored["dit"]), decoder=tuple(stored["decoder"]))
+    options = replace(options, tiling=tiling)
+    if kept.changes:
+        options = replace(options, variant=kept.plan["variant"], phases=kept.plan["phases"])
+    return options
 
 
 class Scenes(pipeline.Session):

@@ -68,6 +68,7 @@ class Work:
     def __init__(self, output: str | Path) -> None:
         self._output = Path(output)
         self.path = self._output.with_name(f".{self._output.name}.flashvsr")
+        self._done = self.path.with_name(f"{self.path.name}.done")  # renamed to when nothing of it is needed any more
         self.part = self.path / f"output{self._output.suffix}"
         self._lock: IO[bytes] | None = None
 
@@ -101,11 +102,22 @@ class Work:
 
     def tidy_up(self) -> bool:
         """Whether a run was cut off after the output had got its name; removes what it left."""
+        if self._done.is_dir():
+            shutil.rmtree(self._done)
+            return True
         kept = self.load()
         if kept is None or not self._renamed(kept):
             return False
-        shutil.rmtree(self.path)
+        self.finish()
         return True
+
+    def finish(self) -> None:
+        """The output has its name: removes the folder, so that a run that is cut off meanwhile is known as finished."""
+        os.replace(self.path, self._done)
+        shutil.rmtree(self._done)
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def enter(self) -> None:
         """Makes the folder and locks it.
@@ -119,14 +131,17 @@ class Work:
         except OSError as error:
             raise WriteError(f"{self.path} cannot be made: {error.strerror}", todo="choose another -o") from error
         self._lock = lock(self.path / _LOCK, str(self._output))
+        if self._done.is_dir():  # of an output that is made anew
+            shutil.rmtree(self._done)
 
-    def leave(self, *, remove: bool) -> None:
-        """Unlocks the folder, and removes it with all that is in it."""
-        if remove:
+    def leave(self, *, keep: bool) -> None:
+        """Unlocks the folder, and removes it where nothing is to be kept; does nothing after `finish`."""
+        if self._lock is None:
+            return
+        if not keep:
             shutil.rmtree(self.path, ignore_errors=True)
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.close()
+        self._lock = None
 
     def clear(self, kept: Kept | None) -> None:
         """Removes everything that `kept` does not name; None: everything."""

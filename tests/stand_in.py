@@ -48,10 +48,10 @@ class StandIn:
     restore = keep
 
     def save_state(self, host):
-        host.arrays["step"] = np.asarray(self.step)
+        host.arrays["position"] = np.asarray(self.step)
 
     def load_state(self, host):
-        self.step = int(host.arrays["step"])
+        self.step = int(host.arrays["position"])
 
     def release_denoise(self):
         pass

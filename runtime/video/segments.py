@@ -133,7 +133,7 @@ class _OpenSegment:
         self._stream: VideoStream = add_video(self._output, plan.info, target)
         if not ContainerFormat(plan.video.muxer, "w").flags & cast(int, FormatFlags.global_header.value):
             # Headers stand where the joined file will have them: in the packets.
-            self._stream.codec_context.flags &= ~cast(int, CodecFlags.global_header.value)
+            self._stream.codec_context.flags &= ~CodecFlags.global_header.value
         self._output.start_encoding()
 
     def encode(self, frame: av.VideoFrame, duration: int) -> None:

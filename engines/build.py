@@ -98,7 +98,7 @@ def build_graph(flavour: Flavour, model: StepModel, settings: Settings, report: 
     watch = _Watch()
     with flavour.log.listening(watch):
         builder = flavour.module.Builder(flavour.log.logger)
-        onnx = prepare(model.path, model.precision)
+        onnx = prepare(model.path, model.precision, weights=settings.tier.weights)
         network = _parse(flavour, builder, onnx, model.path)
         _check_plugins(model.path, _plugin_nodes(onnx), watch.plugins)
         report(f"{graph.name}: {network.num_layers} layers parsed in {time.monotonic() - started:.1f} s, building")

@@ -112,6 +112,38 @@ def test_fp32_bundle_builds_with_the_attention_in_fp16(cache, seeded_bundle):
 
 
 @needs_rtx
+def test_fp8_weights(cache, seeded_bundle_fp16):
+    wanted = wanted_of(seeded_bundle_fp16, target="sm89,sm120")
+    small = replace(wanted, tier=replace(wanted.tier, weights="fp8"))
+    assert _build(small, "dit").weights < 0.7 * _build(wanted, "dit").weights
+    with pytest.raises(UsageError, match=r"sm86 \(RTX 30\) has no FP8"):
+        sets.ensure(replace(small, targets=("sm86", "sm89")), lambda line: None)
+
+
+def test_fp8_weights_are_the_weights(seeded_bundle_fp16):
+    """To within FP8's rounding: 3 bits of mantissa, so 1/16 of a number, or 2^-10 of its column's largest; where a
+    whole column is next to nothing, the least number of fp16."""
+    import onnx
+    from onnx import numpy_helper
+
+    path = seeded_bundle_fp16 / "dit.onnx"
+    model = preparing.prepare(path, "fp16", weights="fp8")
+    arrays = {t.name: t for t in model.graph.initializer}
+    before = {t.name: t for t in onnx.load(path, load_external_data=False).graph.initializer}
+    steps = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
+    assert len(steps) == 6  # q, k and v in one, o, cross q and o, two of the MLP
+    for node in steps:
+        name = node.input[0].removesuffix(".fp8")
+        assert name not in arrays
+        full = numpy_helper.to_array(before[name], base_dir=str(seeded_bundle_fp16)).astype(np.float32)
+        eighth = numpy_helper.to_array(arrays[node.input[0]]).astype(np.float32)
+        scale = numpy_helper.to_array(arrays[node.input[1]]).astype(np.float32)
+        error = np.abs(eighth * scale - full)
+        allowed = np.maximum(np.abs(full) / 16, np.abs(full).max(axis=0) * 2**-10) * 1.01
+        assert (error <= np.maximum(allowed, 2**-24)).all()
+
+
+@needs_rtx
 def test_graph_that_does_not_parse_is_told_with_tensorrts_words(tmp_path, seeded_bundle_fp16):
     import onnx
 

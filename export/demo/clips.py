@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +45,7 @@ class ClipMaker:
         self.size, self.device = size, device
         self.patch = 2 * max(size)
         self.generator = torch.Generator(device).manual_seed(seed)
+        self.choices = torch.Generator().manual_seed(seed)
         self.host = np.random.default_rng(seed)
         self.levels = [
             _pyramid(torch.from_numpy(image.copy()).to(device), min(size)) for image in images.values()
@@ -59,11 +61,7 @@ class ClipMaker:
         patches = torch.stack([self._patch() for _ in range(batch)])
         truth = render(patches, random_cameras(batch, self.generator, self.device), frames, self.size)
         truth = round8(self._in_front(truth, patches))
-        degradation = (
-            random_degradation(batch, degraded, self.generator, self.device)
-            if degraded
-            else clean(batch, self.device)
-        )
+        degradation = random_degradation(batch, degraded, self.choices) if degraded else clean(batch)
         lq = low_quality(low_resolution(truth, degradation, self.generator))
         return Clips(truth=_last(truth.to(torch.uint8)), lq=_last(lq))
 
@@ -110,13 +108,16 @@ class ClipMaker:
         alpha = torch.where(cut, later.float(), alpha)
         return truth.index_copy(0, index, torch.lerp(truth[index], seen[:, :, :3], alpha))
 
-    def state_dict(self) -> dict[str, object]:
-        return {"device": self.generator.get_state(), "host": self.host.bit_generator.state}
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "device": self.generator.get_state(),
+            "choices": self.choices.get_state(),
+            "host": self.host.bit_generator.state,
+        }
 
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
-        device_state = state["device"]
-        assert isinstance(device_state, Tensor)
-        self.generator.set_state(device_state.cpu())
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.generator.set_state(state["device"].cpu())
+        self.choices.set_state(state["choices"].cpu())
         self.host.bit_generator.state = state["host"]
 
 

@@ -53,17 +53,17 @@ class Training:
     """Settings of one training."""
 
     seed: int = 0
-    iterations: int = 7_800
+    iterations: int = 20_000
     sizes: ModelSizes = DEMO
     # Short streams first: more pictures per second. Then clips as the product runs them.
     stages: tuple[Stage, ...] = (
-        Stage(until=0.85, side=256, batch=16, steps=(2, 2)),
-        Stage(until=1.0, side=256, batch=12, steps=(6, 2)),
+        Stage(until=0.8, side=256, batch=8, steps=(2, 2)),
+        Stage(until=1.0, side=256, batch=6, steps=(6, 2)),
     )
     degraded: float = 0.4  # share of clips with blur, noise or compression
-    rate: float = 7e-4
+    rate: float = 5e-4
     full_rate_fan_in: int = 144  # wider layers learn at rate x this / fan-in
-    warmup: int = 300  # iterations
+    warmup: int = 500  # iterations
     weight_decay: float = 1e-4
     clip_norm: float = 0.5
     average: float = 0.999  # of the weights, per iteration

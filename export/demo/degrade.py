@@ -6,6 +6,7 @@ or, like a P frame without motion, the difference to the frame decoded before.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -32,7 +33,10 @@ YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.0
 
 @dataclass(frozen=True, kw_only=True)
 class Degradation:
-    """What happens to each clip of a batch; [B] each. Blur in pixels of the input, noise in 8-bit levels."""
+    """What happens to each clip of a batch; [B] each, on the CPU, where deciding by them costs no waiting.
+
+    Blur in pixels of the input, noise in 8-bit levels.
+    """
 
     blur: Tensor  # [B, 2] standard deviation across and down, 0 for none
     noise: Tensor  # standard deviation, 0 for none
@@ -42,28 +46,29 @@ class Degradation:
     kind: str  # reduction filter
 
 
-def clean(batch: int, device: torch.device) -> Degradation:
+def clean(batch: int) -> Degradation:
     """Plain bicubic reduction."""
-    none = torch.zeros(batch, device=device)
+    none = torch.zeros(batch)
     return Degradation(
         blur=none[:, None].expand(-1, 2), noise=none, grey=none > 0, quality=none, inter=False, kind="bicubic"
     )
 
 
-def random_degradation(
-    batch: int, share: float, generator: torch.Generator, device: torch.device
-) -> Degradation:
-    """`share` of the clips degraded, each by a random subset of blur, noise and compression; the rest clean."""
+def random_degradation(batch: int, share: float, generator: torch.Generator) -> Degradation:
+    """`share` of the clips degraded, each by a random subset of blur, noise and compression; the rest clean.
+
+    `generator` is the CPU's.
+    """
 
     def rand(*shape: int) -> Tensor:
-        return torch.rand(batch, *shape, generator=generator, device=device)
+        return torch.rand(batch, *shape, generator=generator)
 
     degraded = rand() < share
     some = (rand(3) < 0.65) & degraded[:, None]
     same = rand(1) < 0.6  # isotropic blur
     blur = 0.3 + 2.2 * rand(2) ** 1.5
     blur = torch.where(same, blur[:, :1].expand(-1, 2), blur)
-    inter, other = torch.rand(2, generator=generator, device=device).tolist()
+    inter, other = torch.rand(2, generator=generator).tolist()
     return Degradation(
         blur=blur * some[:, :1],
         noise=(1 + 11 * rand() ** 1.5) * some[:, 1],
@@ -80,14 +85,15 @@ def low_resolution(frames: Tensor, degradation: Degradation, generator: torch.Ge
     height, width = frames.shape[-2:]
     x = frames.float()
     if bool((degradation.blur > 0).any()):
-        across, down = (_gaussian(n, degradation.blur[:, i]) for i, n in ((0, width), (1, height)))
+        blur = degradation.blur.to(x.device)
+        across, down = (_gaussian(n, blur[:, i]) for i, n in ((0, width), (1, height)))
         x = down[:, None, None] @ x @ across.transpose(1, 2)[:, None, None]
     x = resize(x, height // SCALE, width // SCALE, degradation.kind)
     if bool((degradation.noise > 0).any()):
         x = round8(x + _noise(x, degradation, generator))
     if bool((degradation.quality > 0).any()):
         coded = _compress(x, degradation)
-        x = torch.where((degradation.quality > 0)[:, None, None, None, None], coded, x)
+        x = torch.where((degradation.quality > 0).to(x.device)[:, None, None, None, None], coded, x)
     return x
 
 
@@ -106,22 +112,24 @@ def _gaussian(size: int, sigma: Tensor) -> Tensor:
 
 def _noise(x: Tensor, degradation: Degradation, generator: torch.Generator) -> Tensor:
     noise = torch.randn(x.shape, generator=generator, device=x.device)
-    noise = torch.where(degradation.grey[:, None, None, None, None], noise[:, :, :1], noise)
-    return noise * degradation.noise[:, None, None, None, None]
+    grey, level = (v.to(x.device)[:, None, None, None, None] for v in (degradation.grey, degradation.noise))
+    return torch.where(grey, noise[:, :, :1], noise) * level
 
 
 def _compress(x: Tensor, degradation: Degradation) -> Tensor:
     """The clips [B, T, 3, h, w] through the codec."""
-    to_ycc = torch.tensor(YCC, device=x.device)
-    ycc = torch.einsum("kc,btchw->btkhw", to_ycc, x)
+    to_ycc = torch.tensor(YCC)
+    to_rgb = torch.linalg.inv(to_ycc).to(x.device)
+    quality = degradation.quality.to(x.device)
+    ycc = torch.einsum("kc,btchw->btkhw", to_ycc.to(x.device), x)
     luma, chroma = ycc[:, :, :1] - 128, ycc[:, :, 1:]
     batch, frames, _, height, width = chroma.shape
     half = F.avg_pool2d(chroma.flatten(0, 1), 2).reshape(batch, frames, 2, height // 2, width // 2)
-    luma = _code(luma, _table(LUMA, degradation.quality), inter=degradation.inter) + 128
-    half = _code(half, _table(CHROMA, degradation.quality), inter=degradation.inter)
+    luma = _code(luma, _table(LUMA, quality), inter=degradation.inter) + 128
+    half = _code(half, _table(CHROMA, quality), inter=degradation.inter)
     full = F.interpolate(half.flatten(0, 1), scale_factor=2, mode="bilinear")
     ycc = torch.cat([luma, full.reshape(chroma.shape)], dim=2)
-    return round8(torch.einsum("ck,btkhw->btchw", torch.linalg.inv(to_ycc), ycc))
+    return round8(torch.einsum("ck,btkhw->btchw", to_rgb, ycc))
 
 
 def _table(text: str, quality: Tensor) -> Tensor:
@@ -162,6 +170,7 @@ def _quantise(x: Tensor, table: Tensor) -> Tensor:
     return blocks.reshape(padded.shape)[:, :, :height, :width]
 
 
+@functools.cache
 def _dct(device: torch.device) -> Tensor:
     """Orthonormal DCT-II matrix [8 frequencies, 8 samples]."""
     k = torch.arange(BLOCK, device=device, dtype=torch.float32)

@@ -112,6 +112,7 @@ def _decoder(state: State, sizes: TcSizes) -> None:
             state[f"decoder.{block}.conv.4.weight"][: LEVELS[level]] = 0
     _gather(state)
     _upsample_first(state)
+    _phase(state)
     _pick(state)
     _upsample_second(state)
     _upsample_third(state)
@@ -167,37 +168,56 @@ def _upsample_first(state: State) -> None:
     weight[STEP_Y, ODD_Y, :, 1] = torch.tensor([-1.0, 0.0, 1.0])
 
 
-def _pick(state: State) -> None:
-    """decoder.11: which of the 2x2 positions a cell is, and that position's 12 values.
+def _phase(state: State) -> None:
+    """decoder.11: in which half of its parent a cell lies, as 0 or 1, per axis.
 
     In an even parent the step is -1 in the first half and +1 in the second, in an odd one the other way round.
     """
     block = "decoder.11.conv"
     first, second, third = (state[f"{block}.{i}.weight"] for i in (0, 2, 4))
     first_bias, second_bias = state[f"{block}.0.bias"], state[f"{block}.2.bias"]
-    half = {STEP_X: (VALUES, ODD_X), STEP_Y: (VALUES + 2, ODD_Y)}
-    first[: VALUES + 4] = 0
-    for i in range(VALUES):
-        first[i, i, 1, 1] = 1
-    for step, (unit, odd) in half.items():
-        first[unit, step, 1, 1], first[unit, odd, 1, 1] = 1, -2  # even parent, second half
-        first[unit + 1, step, 1, 1], first[unit + 1, odd, 1, 1] = -1, 2  # odd parent, second half
-        first_bias[unit + 1] = -2
+    first[:4] = second[:4] = 0
+    for axis, (step, odd, phase) in enumerate(((STEP_X, ODD_X, PHASE_X), (STEP_Y, ODD_Y, PHASE_Y))):
+        even_parent, odd_parent = 2 * axis, 2 * axis + 1
+        first[even_parent, step, 1, 1], first[even_parent, odd, 1, 1] = 1, -2
+        first[odd_parent, step, 1, 1], first[odd_parent, odd, 1, 1] = -1, 2
+        first_bias[odd_parent] = -2
+        _saturate(second, second_bias, (even_parent, odd_parent), 2 * axis)
+        third[phase, 2 * axis, 1, 1], third[phase, 2 * axis + 1, 1, 1] = 1, -1
 
-    second[: VALUES + 2] = 0
+
+def _saturate(weight: Tensor, bias: Tensor, sources: tuple[int, ...], out: int) -> None:
+    """Output channels `out` and `out` + 1 whose difference, behind ReLU, is the sum of the sources cut to 0..1.
+
+    Exact for sums within 1/4 of 0 or 1. Without it, training would have to keep everything before the choice
+    of a phase still to a few thousandths: errors of the phase would be multiplied by GATE.
+    """
+    weight[out : out + 2] = 0
+    for source in sources:
+        weight[out : out + 2, source, 1, 1] = 2
+    bias[out], bias[out + 1] = -0.5, -1.5
+
+
+def _pick(state: State) -> None:
+    """decoder.12: of its parent's 2x2 source pixels, a cell keeps the one at its own place: 12 values."""
+    block = "decoder.12.conv"
+    first, second, third = (state[f"{block}.{i}.weight"] for i in (0, 2, 4))
+    first_bias, second_bias = state[f"{block}.0.bias"], state[f"{block}.2.bias"]
+    _copy(first, {i: i for i in range(VALUES)})
+    for axis, phase in enumerate((PHASE_X, PHASE_Y)):
+        _saturate(first, first_bias, (phase,), VALUES + 2 * axis)
+    second[:VALUES] = 0
     for frame, y, x, colour in _values():
         i = _value(frame, y, x, colour)
         second[i, i, 1, 1] = 1
-        for wanted, unit in ((x, VALUES), (y, VALUES + 2)):
+        for axis, wanted in enumerate((x, y)):
             sign = 1 if wanted else -1
-            second[i, unit, 1, 1] = second[i, unit + 1, 1, 1] = GATE * sign
+            second[i, VALUES + 2 * axis, 1, 1], second[i, VALUES + 2 * axis + 1, 1, 1] = (
+                GATE * sign,
+                -GATE * sign,
+            )
             second_bias[i] -= GATE * wanted
-    for out, unit in ((VALUES, VALUES), (VALUES + 1, VALUES + 2)):
-        second[out, unit, 1, 1] = second[out, unit + 1, 1, 1] = 1
-
-    for frame, y, x, colour in _values():
-        third[PIXELS + frame * COLOURS + colour, _value(frame, y, x, colour), 1, 1] = 1
-    third[PHASE_X, VALUES, 1, 1] = third[PHASE_Y, VALUES + 1, 1, 1] = 1
+        third[PIXELS + frame * COLOURS + colour, i, 1, 1] = 1
 
 
 def _upsample_second(state: State) -> None:

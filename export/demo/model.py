@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flashvsr_trt.configs import schedule
 from flashvsr_trt.configs.contract import FIRST_LATENTS, HEAD_DIM, ROPE_PAIRS, STEP_LATENTS, TOKENS_PER_WINDOW
-from flashvsr_trt.configs.schedule import LOOK_AHEAD, Parameters, cached_slabs, topk
+from flashvsr_trt.configs.schedule import LOOK_AHEAD, Parameters, cached_slabs
 from flashvsr_trt.export import dit_weights, lq_proj, tc_decoder
 from flashvsr_trt.export.attention import block_mask
 from flashvsr_trt.export.demo.config import ModelSizes
 from flashvsr_trt.export.dit import Dit
 from flashvsr_trt.export.layouts import LQ_FEATURES, TC_STAGES, LqSizes, State, TcSizes
 from flashvsr_trt.export.lq_proj import LqProj
-from flashvsr_trt.export.tc_decoder import MemBlock, TcDecoder
+from flashvsr_trt.export.tc_decoder import MemBlock, TcDecoder, TGrow
 from flashvsr_trt.export.trainable import Trainable, assigned
 
 PARAMETERS = Parameters()  # what a run uses by default
@@ -62,36 +64,36 @@ class TcDecoderClips(TcDecoder):
         x = torch.cat([condition, latents.flatten(0, 1)], dim=1).contiguous(memory_format=torch.channels_last)
         x = F.relu(self.decoder["1"](torch.tanh(x / 3) * 3))
         x = F.relu(self.decoder["3"](x))
-        for index, growth in TC_STAGES:
+        for index, _ in TC_STAGES:
             for block in range(index, index + 3):
-                x = self._remember(self.decoder[str(block)], x, batch)
-            x = self._grow(self.decoder[str(index + 4)].conv.weight, x, growth)
+                x = _remember(cast(MemBlock, self.decoder[str(block)]), x, batch)
+            x = _grow(cast(TGrow, self.decoder[str(index + 4)]), x)
             x = self.decoder[str(index + 5)](F.interpolate(x, scale_factor=2, mode="nearest"))
         x = self.decoder["26"](F.relu(self.decoder["24"](F.relu(x))))
         return (x.float() * 2 - 1).unflatten(0, (batch, -1))[:, 3:]
 
-    @staticmethod
-    def _remember(block: MemBlock, x: Tensor, batch: int) -> Tensor:
-        """A MemBlock over all time steps. Its first convolution acts on present and past separately: the past's
-        part is that of the present, one step later."""
-        first = block.conv[0]
-        channels = x.shape[1]
-        weight = torch.cat([first.weight[:, :channels], first.weight[:, channels:]])
-        y = F.conv2d(x, weight, padding=1).permute(
-            0, 2, 3, 1
-        )  # [B*T, h, w, 2 C], contiguous in channels_last
-        present, past = y.unflatten(0, (batch, -1)).split(channels, dim=-1)
-        past = F.pad(past[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0))
-        hidden = F.relu(present + past + first.bias.to(present.dtype)).flatten(0, 1).permute(0, 3, 1, 2)
-        for layer in list(block.conv)[2:]:
-            hidden = layer(hidden)
-        return F.relu(hidden + x)
 
-    @staticmethod
-    def _grow(weight: Tensor, x: Tensor, growth: int) -> Tensor:
-        y = F.conv2d(x, weight).permute(0, 2, 3, 1)  # [N, h, w, g C]
-        y = y.unflatten(-1, (growth, -1)).movedim(3, 1).flatten(0, 1)  # [N g, h, w, C]
-        return y.contiguous().permute(0, 3, 1, 2)
+def _remember(block: MemBlock, x: Tensor, batch: int) -> Tensor:
+    """A MemBlock over all time steps. Its first convolution acts on present and past separately: the past's part
+    is that of the present, one step later."""
+    first, *others = block.conv
+    channels = x.shape[1]
+    weight, bias = cast(Tensor, first.weight), cast(Tensor, first.bias)
+    weight = torch.cat([weight[:, :channels], weight[:, channels:]])
+    y = F.conv2d(x, weight, padding=1).permute(0, 2, 3, 1)  # [B*T, h, w, 2 C], contiguous in channels_last
+    present, past = y.unflatten(0, (batch, -1)).split(channels, dim=-1)
+    past = F.pad(past[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0))
+    hidden = (present + past + bias.to(present.dtype)).flatten(0, 1).permute(0, 3, 1, 2)
+    for layer in others:
+        hidden = layer(hidden)
+    return F.relu(hidden + x)
+
+
+def _grow(layer: TGrow, x: Tensor) -> Tensor:
+    """TGrow, its result in channels_last."""
+    y = F.conv2d(x, layer.conv.weight).permute(0, 2, 3, 1)  # [N, h, w, g C]
+    y = y.unflatten(-1, (layer.growth, -1)).movedim(3, 1).flatten(0, 1)  # [N g, h, w, C]
+    return y.contiguous().permute(0, 3, 1, 2)
 
 
 def attend_clips(
@@ -101,7 +103,7 @@ def attend_clips(
     k_cache: Tensor,
     v_cache: Tensor,
     slabs: Tensor,
-    kept: Tensor,
+    topk: Tensor,
     *,
     local_range: int,
     heads: int,
@@ -113,7 +115,7 @@ def attend_clips(
     keys, values = torch.cat([k_cache, keys], dim=1), torch.cat([v_cache, values], dim=1)
     with torch.no_grad():
         select = functools.partial(block_mask, local_range=local_range, heads=heads)
-        blocks = torch.vmap(select, in_dims=(0, 0, None))(queries, keys, kept)
+        blocks = torch.vmap(select, in_dims=(0, 0, None))(queries, keys, topk)
         blocks = blocks.flatten(2, 3)  # [B, heads, n*windows, key windows]
         tokens = blocks.repeat_interleave(TOKENS_PER_WINDOW, -1).repeat_interleave(TOKENS_PER_WINDOW, -2)
     out = F.scaled_dot_product_attention(_heads(queries), _heads(keys), _heads(values), attn_mask=tokens)
@@ -142,6 +144,7 @@ class DemoModel(nn.Module):
 
     def __init__(self, official: Mapping[str, State], context: Tensor, *, local_range: int = 11) -> None:
         super().__init__()
+        self.context: Tensor
         self.register_buffer("context", context)
         dit_step = Dit.of(
             official["dit"], context, folded=False, local_range=local_range, attend=attend_clips
@@ -158,7 +161,7 @@ class DemoModel(nn.Module):
             official["lq"], lq_step, lambda state: lq_proj.prepare(state, causal=True, dtype=torch.float32)
         )
         self.tc = Trainable(official["tc"], tc_step, tc_decoder.prepare)
-        self.layers, self.dim = dit_step.blocks.__len__(), dit_step.head.in_features
+        self.layers, self.dim = len(dit_step.blocks), dit_step.head.in_features
 
     def official(self) -> dict[str, dict[str, Tensor]]:
         """The three checkpoints, detached."""
@@ -190,7 +193,7 @@ class DemoModel(nn.Module):
             rotary(torch.arange(n, device=device), p)
             for n, p in zip((height, width), ROPE_PAIRS[1:], strict=True)
         )
-        kept = torch.tensor(topk(16 * height, 16 * width, PARAMETERS.sparse_ratio), device=device)
+        kept = torch.tensor(schedule.topk(16 * height, 16 * width, PARAMETERS.sparse_ratio), device=device)
         dtype = (
             torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
         )

@@ -50,14 +50,19 @@ def _text(rng: np.random.Generator, fonts: list[bytes]) -> Image.Image:
     y = 0
     while y < canvas.height:
         size = int(rng.integers(10, 60)) * SUPERSAMPLE
-        if fonts:
-            font = ImageFont.truetype(io.BytesIO(fonts[int(rng.integers(len(fonts)))]), size)
-        else:
-            font = ImageFont.load_default(size)
+        font = _font(rng, fonts, size)
         text = "".join(letters[i] for i in rng.integers(0, len(letters), 120))
         draw.text((int(rng.integers(-40, 40)), y), text, fill=_colour(rng), font=font)
         y += int(size * 1.3)
     return canvas
+
+
+def _font(
+    rng: np.random.Generator, fonts: list[bytes], size: int
+) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    if not fonts:
+        return ImageFont.load_default(size)
+    return ImageFont.truetype(io.BytesIO(fonts[int(rng.integers(len(fonts)))]), size)
 
 
 def _lines(rng: np.random.Generator) -> Image.Image:

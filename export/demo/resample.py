@@ -48,6 +48,11 @@ def matrix(size: int, target: int, kind: str = "bicubic") -> Tensor:
     return weights
 
 
+@functools.cache
+def _on(size: int, target: int, kind: str, device: torch.device) -> Tensor:
+    return matrix(size, target, kind).to(device, torch.float32)
+
+
 def round8(x: Tensor) -> Tensor:
     """Nearest integer, halves up, within 0..255; stays a float."""
     return (x + 0.5).floor().clamp(0, 255)
@@ -55,6 +60,6 @@ def round8(x: Tensor) -> Tensor:
 
 def resize(x: Tensor, height: int, width: int, kind: str = "bicubic") -> Tensor:
     """[..., H, W] of 0..255, any type, to fp32 [..., height, width] of integers 0..255."""
-    across = matrix(x.shape[-1], width, kind).to(x.device, torch.float32)
-    down = matrix(x.shape[-2], height, kind).to(x.device, torch.float32)
+    across = _on(x.shape[-1], width, kind, x.device)
+    down = _on(x.shape[-2], height, kind, x.device)
     return round8(down @ round8(x.float() @ across.T))

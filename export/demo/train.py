@@ -1,4 +1,4 @@
-"""Trains the demo model: `python -m flashvsr_trt.export.demo.train --images build/demo/images.zip --out build/demo/run`.
+"""Trains the demo model: `python -m flashvsr_trt.export.demo.train`, after `...demo.images` made the images.
 
 Seeded, and resumable to the bit on one machine: run the same command again. `--seconds` ends a call early with
 everything saved, so a long training can be cut into several calls. Writes into `--out`:
@@ -54,7 +54,6 @@ class Trainer:
         official, context = start or initial.weights(settings.sizes, settings.seed)
         self.model = DemoModel(official, context).to(device)
         self.average = DemoModel(official, context).to(device).requires_grad_(False)
-        _centre_gradients(self.model)
         self.optimiser = torch.optim.AdamW(
             _groups(self.model, settings), betas=(0.9, 0.99), fused=device.type == "cuda"
         )
@@ -125,16 +124,6 @@ class Trainer:
             maker.load_state_dict(state["makers"][side])
         self.iteration, self.seconds = state["iteration"], state["seconds"]
         self.curve = list(state["curve"])
-
-
-def _centre_gradients(model: DemoModel) -> None:
-    """Takes the mean over a filter's inputs off its gradient (gradient centralisation, Yong et al. 2020).
-
-    The initial weights carry the picture on large offsets, so the mean direction is by far the stiffest one.
-    """
-    for parameter in model.parameters():
-        if parameter.ndim > 1 and parameter.shape[0] > 1 and parameter[0].numel() > 1:
-            parameter.register_hook(lambda g: g - g.mean(dim=tuple(range(1, g.ndim)), keepdim=True))
 
 
 def _groups(model: DemoModel, settings: Training) -> list[dict[str, Any]]:

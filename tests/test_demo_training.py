@@ -1,0 +1,302 @@
+"""The demo model's data, metrics, initial weights and training loop, at tiny sizes on the CPU."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from flashvsr_trt.configs.errors import InputError, WeightsError
+from flashvsr_trt.configs.schedule import topk
+from flashvsr_trt.export import lq_proj, tc_decoder
+from flashvsr_trt.export.attention import attend
+from flashvsr_trt.export.demo import checkpoint, degrade, initial, metrics, procedural, resample
+from flashvsr_trt.export.demo.clips import ClipMaker
+from flashvsr_trt.export.demo.config import DEMO, TINY, Stage, Training
+from flashvsr_trt.export.demo.images import load
+from flashvsr_trt.export.demo.loss import loss
+from flashvsr_trt.export.demo.model import DemoModel, parameter_count, rotary
+from flashvsr_trt.export.demo.motion import Cameras, render
+from flashvsr_trt.export.demo.sources import SOURCES, TEST, VALIDATION, split_of
+from flashvsr_trt.export.demo.train import Trainer
+from flashvsr_trt.export.dit import Dit
+
+CPU = torch.device("cpu")
+SMALL = Training(
+    sizes=TINY,
+    iterations=6,
+    warmup=4,
+    rate=1e-4,
+    stages=(Stage(until=1.0, side=128, batch=1, steps=(2,)),),
+)
+
+
+@pytest.fixture(scope="module")
+def images() -> dict[str, np.ndarray]:
+    drawn = {f"procedural/{i}": np.asarray(procedural.image(np.random.default_rng(i), i, [])) for i in (0, 2)}
+    return {name: pixels[:400, :500] for name, pixels in drawn.items()}
+
+
+@pytest.fixture(scope="module")
+def start() -> tuple[dict[str, dict[str, torch.Tensor]], torch.Tensor]:
+    return initial.weights(TINY, 0)
+
+
+# --- resampling, metrics, degradation: against PIL and closed forms
+
+
+@pytest.mark.parametrize("size", [(37, 61), (512, 384), (100, 15)])
+def test_resize_equals_pil(images: dict[str, np.ndarray], size: tuple[int, int]) -> None:
+    pixels = images["procedural/0"]
+    ours = resample.resize(torch.from_numpy(pixels.copy()).permute(2, 0, 1), *size).permute(1, 2, 0)
+    theirs = np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BICUBIC))
+    difference = np.abs(ours.numpy() - theirs)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 1e-3  # fp32 against PIL's 22-bit fixed point
+
+
+@pytest.mark.parametrize(
+    ("kind", "pil"), [("box", Image.Resampling.BOX), ("triangle", Image.Resampling.BILINEAR)]
+)
+def test_other_filters_equal_pil(images: dict[str, np.ndarray], kind: str, pil: Image.Resampling) -> None:
+    pixels = images["procedural/2"][:128, :256]
+    ours = resample.resize(torch.from_numpy(pixels.copy()).permute(2, 0, 1), 32, 64, kind).permute(1, 2, 0)
+    assert np.abs(ours.numpy() - np.asarray(Image.fromarray(pixels).resize((64, 32), pil))).max() <= 1
+
+
+def test_psnr_and_flicker_of_known_errors() -> None:
+    truth = torch.full((5, 16, 16, 3), 100, dtype=torch.uint8)
+    # A grey step of 10 moves the studio-range luma by 10 * 219 / 255.
+    expected = 20 * np.log10(255 / (10 * 219 / 255))
+    assert metrics.psnr(truth + 10, truth).mean().item() == pytest.approx(expected, abs=1e-3)
+    assert metrics.psnr(truth, truth).min().item() == pytest.approx(100)
+    assert metrics.flicker(truth + 10, truth).item() == 0  # a constant error does not flicker
+    blinking = truth + (10 * (torch.arange(5) % 2)).to(torch.uint8)[:, None, None, None]
+    assert metrics.flicker(blinking, truth).item() == pytest.approx(10)
+
+
+def test_ssim_against_direct_sums() -> None:
+    generator = np.random.default_rng(0)
+    a, b = (generator.integers(0, 256, (1, 13, 12, 3), dtype=np.uint8) for _ in range(2))
+    x, y = (metrics.luma(torch.from_numpy(p))[0].double().numpy() for p in (a, b))
+    tap = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
+    window = np.outer(tap, tap) / tap.sum() ** 2
+    values = []
+    for r in range(3):
+        for c in range(2):
+            p, q = x[r : r + 11, c : c + 11], y[r : r + 11, c : c + 11]
+            mp, mq = (window * p).sum(), (window * q).sum()
+            vp, vq = (window * (p - mp) ** 2).sum(), (window * (q - mq) ** 2).sum()
+            cov = (window * (p - mp) * (q - mq)).sum()
+            c1, c2 = 2.55**2, 7.65**2
+            values.append((2 * mp * mq + c1) * (2 * cov + c2) / ((mp**2 + mq**2 + c1) * (vp + vq + c2)))
+    ours = metrics.ssim(torch.from_numpy(a), torch.from_numpy(b))
+    assert ours.item() == pytest.approx(np.mean(values), abs=1e-4)
+
+
+def test_clean_low_resolution_is_plain_bicubic() -> None:
+    frames = torch.randint(0, 256, (1, 2, 3, 64, 96)).float()
+    low = degrade.low_resolution(frames, degrade.clean(1), torch.Generator())
+    assert torch.equal(low, resample.resize(frames, 16, 24))
+
+
+def test_codec_is_nearly_lossless_at_quality_100_and_coarser_below() -> None:
+    frames = resample.resize(torch.randint(0, 256, (2, 3, 3, 4, 5)), 40, 48)  # smooth
+    errors = {}
+    for quality in (100, 60, 20):
+        for inter in (False, True):
+            setting = dataclasses.replace(degrade.clean(2), quality=torch.full((2,), quality), inter=inter)
+            errors[quality, inter] = (degrade._compress(frames, setting) - frames).abs().mean().item()
+    assert errors[100, False] < 1.5  # levels: chroma at half size, rounding to 8 bits
+    assert errors[20, False] > errors[60, False] > errors[100, False]
+    assert errors[20, True] > errors[100, True]
+
+
+# --- motion and clips
+
+
+def _camera(**changes: torch.Tensor) -> Cameras:
+    still = {
+        "scale": torch.ones(1),
+        "velocity": torch.zeros(1, 2),
+        "zoom": torch.ones(1),
+        "turn": torch.zeros(1),
+    }
+    return Cameras(**(still | {"shake": torch.zeros(1, 2), "rate": torch.ones(1, 2)} | changes))
+
+
+def test_a_still_camera_sees_the_middle_of_the_patch() -> None:
+    patch = torch.rand(1, 3, 64, 64) * 255
+    seen = render(patch, _camera(), 3, (32, 32))
+    assert torch.allclose(seen, patch[:, None, :, 16:48, 16:48].expand(-1, 3, -1, -1, -1), atol=1e-2)
+
+
+def test_a_pan_by_whole_pixels_shifts_the_picture() -> None:
+    patch = torch.rand(1, 3, 64, 64) * 255
+    seen = render(patch, _camera(velocity=torch.tensor([[2.0, -1.0]])), 3, (32, 32))
+    assert torch.allclose(seen[0, 2], patch[0, :, 15:47, 18:50], atol=1e-2)
+
+
+def test_clips_are_reproducible_and_aligned(images: dict[str, np.ndarray]) -> None:
+    first, second = (ClipMaker(images, (128, 128), seed=3, device=CPU) for _ in range(2))
+    one = first.make(2, 5, degraded=0.5)
+    assert torch.equal(one.truth, second.make(2, 5, degraded=0.5).truth)
+    assert one.truth.shape == one.lq.shape == (2, 5, 128, 128, 3)
+    state = first.state_dict()
+    ahead = first.make(2, 5, degraded=1.0)
+    second.load_state_dict(state)
+    assert torch.equal(ahead.lq, second.make(2, 5, degraded=1.0).lq)
+    clean = first.make(4, 5, degraded=0.0)
+    low = resample.resize(clean.truth.permute(0, 1, 4, 2, 3), 32, 32)
+    assert torch.equal(resample.resize(low, 128, 128).permute(0, 1, 3, 4, 2).to(torch.uint8), clean.lq)
+
+
+def test_held_out_images_exist_and_never_train() -> None:
+    names = {f"{s.name}/{Path(image).stem}" for s in SOURCES for image in s.images}
+    assert set(TEST) | set(VALIDATION) <= names
+    assert not set(TEST) & set(VALIDATION)
+    assert {split_of(name) for name in TEST} == {"test"}
+    assert sum(split_of(name) == "train" for name in names) >= 40
+
+
+def test_a_missing_pack_says_how_to_make_it(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="images --out"):
+        load(tmp_path / "none.zip", "train")
+
+
+# --- the model
+
+
+def test_the_model_is_small_enough() -> None:
+    assert parameter_count(DEMO) * 2 < 16e6  # bytes in fp16
+
+
+def test_initial_weights_pass_the_picture_through(
+    start: tuple[dict[str, dict[str, torch.Tensor]], torch.Tensor], images: dict[str, np.ndarray]
+) -> None:
+    model = DemoModel(*start)
+    clips = ClipMaker(images, (128, 128), seed=0, device=CPU).make(1, 9, degraded=0.0)
+    with torch.no_grad():
+        frames = model(torch.randn(1, 2, 16, 16, 16), clips.lq, (2,))
+    pixels = ((frames + 1) * 127.5).clamp(0, 255).to(torch.uint8).permute(0, 1, 3, 4, 2)
+    inner = (slice(None), slice(None), slice(16, -16), slice(16, -16))
+    # Random inner channels keep out of the picture; interpolation is not quite bicubic.
+    assert metrics.psnr(pixels[inner], clips.lq[:, :5][inner]).mean() > 30
+
+
+def test_whole_clips_equal_streaming_step_by_step(
+    start: tuple[dict[str, dict[str, torch.Tensor]], torch.Tensor],
+) -> None:
+    """Against the step modules that are exported, with every weight perturbed so that nothing is zero."""
+    generator = torch.Generator().manual_seed(1)
+    official = {
+        net: {k: v + 0.01 * torch.randn(v.shape, generator=generator) for k, v in state.items()}
+        for net, state in start[0].items()
+    }
+    context, steps, height, width = start[1], (6, 2, 2), 128, 128
+    lq = torch.randint(0, 256, (2, 41, height, width, 3), generator=generator, dtype=torch.uint8)
+    noise = torch.randn(2, 10, 16, height // 8, width // 8, generator=generator)
+    model = DemoModel(official, context)
+    with torch.no_grad():
+        tokens = model.lq(lq)
+        latents = model.latents(noise, tokens, steps)
+        frames = model.tc(latents, lq[:, :37])
+        for clip in range(2):
+            streamed = _stream(official, context, lq[clip], noise[clip])
+            # fp32, the same sums in another order; the frames reach tens.
+            for ours, theirs, tolerance in zip(
+                (tokens, latents, frames), streamed, (1e-5, 1e-4, 2e-3), strict=True
+            ):
+                assert torch.allclose(ours[clip], theirs, atol=tolerance)
+
+
+def _stream(
+    official: dict[str, dict[str, torch.Tensor]], context: torch.Tensor, lq: torch.Tensor, noise: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Tokens, latents and frames of 41 LQ frames through the step modules: steps of 6, 2 and 2 latents."""
+    height, width = lq.shape[1:3]
+    projector = lq_proj.LqProj.of(official["lq"], causal=True)
+    dit = Dit.of(official["dit"], context, attend=attend)
+    decoder = tc_decoder.TcDecoder.of(official["tc"])
+    caches, parts = projector(lq[:1]), []
+    for i in range(5):
+        tokens, *caches = projector(lq[1 + 8 * i : 9 + 8 * i], *caches)
+        parts.append(tokens)
+    tokens = torch.cat(parts)
+
+    rows, columns = rotary(torch.arange(height // 16), 21), rotary(torch.arange(width // 16), 21)
+    kept = torch.tensor(topk(height, width, 2.0))
+    ring: list[torch.Tensor] = []
+    parts = []
+    for begin, end in ((0, 6), (6, 8), (8, 10)):
+        table = rotary(torch.arange(begin, end), 22)
+        state = (torch.arange(len(ring[0])), *ring) if ring else ()
+        latents, *new = dit(noise[begin:end], tokens[begin:end], table, rows, columns, kept, *state)
+        # Three slabs stay: kv_ratio 3.
+        ring = [torch.cat([a, b])[-3:] for a, b in zip(ring, new, strict=True)] if ring else new
+        parts.append(latents)
+    latents = torch.cat(parts)
+
+    conditions = torch.cat([lq[:1].expand(3, -1, -1, -1), lq[:37]])
+    memory = [torch.zeros(c, height // cell, width // cell) for c, cell in decoder.memory_spec()]
+    parts = []
+    for i in range(5):
+        frames, *memory = decoder(latents[2 * i : 2 * i + 2], conditions[8 * i : 8 * i + 8], *memory)
+        parts.append(frames)
+    return tokens, latents, torch.cat(parts)[3:]
+
+
+# --- the training
+
+
+def test_loss_is_smallest_for_the_truth_and_forgives_steady_errors_in_time() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand(1, 4, 3, 16, 16, generator=generator) * 2 - 1
+    weights = {"gradient_weight": 0.3, "temporal_weight": 0.3}
+    floor = loss(truth, truth, **weights)
+    assert 0 < floor < 0.02  # the rounded tip of the distance
+    pattern = 0.1 * torch.randn(3, 16, 16, generator=generator)
+    steady = loss(truth + pattern, truth, **weights)
+    blinking = loss(truth + pattern * (-1.0) ** torch.arange(4)[:, None, None, None], truth, **weights)
+    assert floor < steady < blinking
+
+
+def test_training_lowers_the_loss(images: dict[str, np.ndarray]) -> None:
+    """On one clip, over and over: what is left to chance is only the noise."""
+    settings = dataclasses.replace(SMALL, iterations=1000, rate=2e-5, warmup=2, degraded=0.0)
+    trainer = Trainer(settings, images, CPU)
+    state = trainer.makers[128].state_dict()
+    losses = []
+    for _ in range(6):
+        trainer.makers[128].load_state_dict(state)
+        losses.append(trainer.step().item())
+    assert losses[-1] < 0.98 * losses[0]
+
+
+def test_resumed_training_gives_the_same_numbers(images: dict[str, np.ndarray], tmp_path: Path) -> None:
+    straight = Trainer(SMALL, images, CPU)
+    losses = [straight.step().item() for _ in range(4)]
+    cut = Trainer(SMALL, images, CPU)
+    assert [cut.step().item() for _ in range(2)] == losses[:2]
+    checkpoint.save_state(tmp_path / "state.pt", cut.state_dict())
+    resumed = Trainer(SMALL, images, CPU)
+    resumed.load_state_dict(checkpoint.load_state(tmp_path / "state.pt", CPU))
+    assert [resumed.step().item() for _ in range(2)] == losses[2:]
+
+
+def test_weights_file_round_trip(
+    start: tuple[dict[str, dict[str, torch.Tensor]], torch.Tensor], tmp_path: Path
+) -> None:
+    official, context = start
+    checkpoint.save_weights(tmp_path / "w.safetensors", official, context)
+    read, prompt = checkpoint.load_weights(tmp_path / "w.safetensors")
+    assert torch.equal(prompt, context.half().float())
+    for net, state in official.items():
+        assert read[net].keys() == state.keys()
+        assert all(torch.equal(read[net][k], v.half().float()) for k, v in state.items())
+    with pytest.raises(WeightsError):
+        checkpoint.load_weights(tmp_path / "none.safetensors")

@@ -19,6 +19,7 @@ PROGRAM = "flashvsr-trt"
 # Name -> one line for --help. Each is the click command of that name in runtime/commands/<name>.py.
 COMMANDS = {
     "run": "Upscale videos, images or folders of images.",
+    "compare": "Put two videos or images side by side.",
     "info": "Say what is in a video file or a bundle.",
     "export": "Make a bundle from the official weights.",
     "engines": "Build, list, inspect, verify and clean TensorRT engines.",

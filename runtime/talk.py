@@ -148,4 +148,6 @@ def damage(stats: ReadStats) -> list[str]:
         "frames that the file announces are not in it": stats.missing,
     }
     lines = [f"{count} {text}" for text, count in told.items() if count]
+    if stats.grown:
+        lines.append(f"the file changed by {stats.grown:+} bytes while it was read: it was still being written")
     return lines + ([f"the decoder's first words: {stats.complaints[0]}"] if lines and stats.complaints else [])

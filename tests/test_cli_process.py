@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -89,6 +90,61 @@ def test_a_signal_stops_cleanly(number):
     assert (code, "stopping after this step" in err, "stopped after" in err) == (130, True, True)
     assert "flashvsr-trt run in.mp4 -o out.mp4 --resume" in err
     assert left() == [".out.mp4.flashvsr", "in.mp4"]
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_stopped_run_is_taken_up(signals):
+    """Once: not even a frame of work is lost. Twice, at once: what was closed before. The frames are the same."""
+    clip(60)
+    flags = ("run", "in.mp4", "--lossless", "-s", 2, "--segment", 0.8)
+    assert finish(start(*flags, "-o", "whole.mkv"))[0] == 0
+    process = start(*flags, "-o", "out.mkv")
+    deadline = time.monotonic() + PATIENCE_S
+    while not Path(".out.mkv.flashvsr/state.json").exists():
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for _ in range(signals):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    code, _, err = finish(process)
+    assert (code, "run in.mp4 --lossless -s 2 --segment 0.8 -o out.mkv --resume" in err) == (130, True), err
+    code, _, err = finish(start(*flags, "-o", "out.mkv", "--resume"))
+    assert (code, "going on at frame" in err) == (0, True), err
+    pairs = zip(frames_of(Path("out.mkv")), frames_of(Path("whole.mkv")), strict=True)
+    assert all(
+        a.pts == b.pts and np.array_equal(a.to_ndarray(format="rgb24"), b.to_ndarray(format="rgb24")) for a, b in pairs
+    )
+    assert left() == ["in.mp4", "out.mkv", "whole.mkv"]
+
+
+def test_keys_pause_go_on_and_stop():
+    pty = pytest.importorskip("pty")
+    clip(400)
+    master, terminal = pty.openpty()
+    process = start("run", "in.mp4", "-o", "out.mp4", stdin=terminal, stderr=terminal)
+    os.close(terminal)
+    wait_for_part(process)
+    os.write(master, b" ")
+    said = read_until(master, b"paused")
+    os.write(master, b" ")
+    said += read_until(master, b"going on")
+    os.write(master, b"q")
+    said += read_until(master, b"--resume")
+    assert process.wait(PATIENCE_S) == 130
+    assert b"Traceback" not in said
+    process.stdout.close()
+    os.close(master)
+
+
+def read_until(number, words):
+    """What comes over a terminal up to `words`."""
+    said, deadline = b"", time.monotonic() + PATIENCE_S
+    while words not in said:
+        assert time.monotonic() < deadline, said.decode()
+        if select.select([number], [], [], 0.2)[0]:
+            said += os.read(number, 4096)
+    return said
 
 
 def test_a_signal_in_a_batch_stops_the_batch():

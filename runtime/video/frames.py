@@ -134,6 +134,7 @@ class ReadStats:
         retimed: frames whose time stamp was missing, repeated or ran backwards.
         skipped: leading frames that depend on a key frame before the start of the file.
         missing: frames that the container announces beyond the end of its data (a file cut in the middle).
+        grown: bytes by which the file changed its size while it was read.
         complaints: the first few decoder messages.
     """
 
@@ -143,6 +144,7 @@ class ReadStats:
     retimed: int = 0
     skipped: int = 0
     missing: int = 0
+    grown: int = 0
     complaints: list[str] = field(default_factory=list)
 
     def complain(self, message: str) -> None:
@@ -152,7 +154,7 @@ class ReadStats:
 
     @property
     def clean(self) -> bool:
-        return not (self.repeated or self.concealed or self.retimed or self.skipped or self.missing)
+        return not (self.repeated or self.concealed or self.retimed or self.skipped or self.missing or self.grown)
 
 
 def rotation_of(matrix: tuple[int, ...] | None) -> int:

@@ -96,12 +96,18 @@ def _check_range(part: Range) -> None:
         raise UsageError("--end 0 leaves no frame")
 
 
+def _size(path: str) -> int:
+    """Bytes of a file; 0 for a pipe and for a file that has gone."""
+    here = Path(path)
+    return here.stat().st_size if path != STDIN and here.is_file() else 0
+
+
 class VideoSource:
     """A video stream read by FFmpeg. See `Source`."""
 
     def __init__(self, path: str, part: Range) -> None:
         self.stats, self.hidden = ReadStats(), 0
-        self._path, self._part = path, part
+        self._path, self._part, self._bytes = path, part, _size(path)
         self._container = open_container(path)
         try:
             self._open_stream()
@@ -205,6 +211,7 @@ class VideoSource:
             self.stats.delivered = index + 1
             if index >= self.hidden:
                 yield Frame(self._to_rgb(shown), FrameTiming(index, placed, duration, self.info.time_base))
+        self.stats.grown = _size(self._path) - self._bytes
         self._count_missing((placed + duration - self._clock_zero) * self.info.time_base)
 
     def _selected(self) -> Iterator[Shown]:

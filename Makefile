@@ -56,6 +56,7 @@ kernels: $(VENV)/base ## compile the attention kernels and ONNX Runtime's custom
 	$(BIN)/python -m pip install -q -e '.[kernels]'
 	$(BIN)/python -m flashvsr_trt.plugins_trt.kernels.build plugins_trt/lib/kernels $(if $(ARCH),--arch $(ARCH))
 	$(BIN)/python -m flashvsr_trt.plugins_trt.kernels.library plugins_trt/lib/kernels
+	$(BIN)/python -m flashvsr_trt.plugins_trt.kernels.trt_library plugins_trt/lib/kernels
 
 # The official weights if they are in this folder, else the bundle in the package.
 WEIGHTS ?= $(firstword $(wildcard FlashVSR-v1.1 FlashVSR))

@@ -11,6 +11,7 @@ from typing import Any
 
 from flashvsr_trt.configs.contract import Graph
 from flashvsr_trt.configs.errors import BundleError, FlashVSRError
+from flashvsr_trt.configs.manifest import sha256_of
 from flashvsr_trt.configs.tiers import MIB, Tier
 from flashvsr_trt.engines.profiles import Profile, profiles
 from flashvsr_trt.engines.trt import Flavour
@@ -29,12 +30,14 @@ class Settings:
 
     tier: Tier
     targets: tuple[str, ...]
+    plugin_library: Path | None = None  # the plug-in in C++, to be carried inside the plans
 
     def flags(self) -> dict[str, Any]:
         return {
             "weight_streaming_mib": self.tier.weight_streaming_mib,
             "workspace_mib": self.tier.workspace_mib,
             "profiling": "detailed",
+            "plugin_library": sha256_of(self.plugin_library) if self.plugin_library else "",
         }
 
 
@@ -92,7 +95,7 @@ def build_graph(flavour: Flavour, model: StepModel, settings: Settings, report: 
     """
     from flashvsr_trt.engines.prepare import prepare  # needs the package onnx, which running does not
 
-    python_plugin.register(flavour.module)
+    _register(flavour, settings.plugin_library)
     graph = model.graph
     started = time.monotonic()
     watch = _Watch()
@@ -123,6 +126,17 @@ def build_graph(flavour: Flavour, model: StepModel, settings: Settings, report: 
         layers=network.num_layers,
         plugins=watch.plugins,
     )
+
+
+def _register(flavour: Flavour, library: Path | None) -> None:
+    """Makes the op known: by the library in C++ where one is named, else by the plug-in in Python."""
+    if library is None:
+        return python_plugin.register(flavour.module)
+    registry = flavour.module.get_plugin_registry()
+    if python_plugin.find(flavour.module) is None and (
+        registry.load_library(str(library)) is None or python_plugin.find(flavour.module) is None
+    ):
+        raise flavour.failure(f"{library} cannot be loaded as a plug-in library", todo="make kernels")
 
 
 def _advice(settings: Settings) -> str:
@@ -167,6 +181,8 @@ def _config(flavour: Flavour, builder: Any, settings: Settings) -> Any:
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.tier.workspace_mib * MIB)
+    if settings.plugin_library:
+        config.plugins_to_serialize = [str(settings.plugin_library)]
     if settings.tier.weight_streaming_mib:
         config.set_flag(trt.BuilderFlag.WEIGHT_STREAMING)
     if flavour.architectures:

@@ -51,6 +51,7 @@ class EngineKey:
         return EngineKey(**{**data, "targets": tuple(data["targets"])})
 
 
+_NOT_PLUGIN = ("bench", "locations", "ort_library", "library")
 _NAMED = 3  # differences that a reason lists
 _WORDS = {
     "bundle": "the bundle has changed",
@@ -115,7 +116,7 @@ def plugin_digest() -> str:
     """SHA-256 over the sources of the op: specification, plug-in, kernels."""
     folder = Path(str(files("flashvsr_trt.plugins_trt").joinpath("spec.py"))).parent
     digest = hashlib.sha256()
-    paths = {path for pattern in _SOURCES for path in folder.rglob(pattern) if not path.name.startswith("bench")}
+    paths = {path for pattern in _SOURCES for path in folder.rglob(pattern) if not path.name.startswith(_NOT_PLUGIN)}
     for path in sorted(paths):
         digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
     return digest.hexdigest()

@@ -54,7 +54,7 @@ def prepare(path: Path, precision: str, *, weights: str = "bundle") -> onnx.Mode
 def _quantise(graph: onnx.GraphProto, folder: Path) -> None:
     """Weights [K, N] of matrix products as FP8, each column scaled to the type's range."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    nodes = []
+    nodes: list[NodeProto] = []
     for node in graph.node:
         tensor = tensors.get(node.input[1]) if node.op_type == "MatMul" else None
         if tensor is not None and len(tensor.dims) == 2 and min(tensor.dims) >= HEAD_DIM:

@@ -28,10 +28,11 @@ class Wanted:
     variant: str
     flavour: Flavour
     targets: tuple[str, ...]
+    plugin_library: Path | None = None  # the plug-in in C++, to be carried inside the plans
 
     @property
     def settings(self) -> Settings:
-        return Settings(tier=self.tier, targets=self.targets)
+        return Settings(tier=self.tier, targets=self.targets, plugin_library=self.plugin_library)
 
     @property
     def decoder(self) -> str:

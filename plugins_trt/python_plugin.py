@@ -99,11 +99,15 @@ def register(trt: Any, kernels: Path | Kernels | None = None) -> None:
     _register(trt)
 
 
+def find(trt: Any) -> Any:
+    """The creator that this process knows for the op, in Python or in C++; None without one."""
+    return trt.get_plugin_registry().get_creator(_OP.name, VERSION, DOMAIN)
+
+
 @functools.cache
 def _register(trt: Any) -> Any:
-    registry = trt.get_plugin_registry()
     creator = _creator(trt)
-    if registry.get_creator(_OP.name, VERSION, DOMAIN) is None and not registry.register_creator(creator, DOMAIN):
+    if find(trt) is None and not trt.get_plugin_registry().register_creator(creator, DOMAIN):
         raise BackendUnavailable(f"{trt.__name__} refuses the plug-in {DOMAIN}::{_OP.name} version {VERSION}")
     return creator  # TensorRT does not keep it alive
 

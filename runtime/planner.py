@@ -235,7 +235,8 @@ class _Numbers:
         if self._engines is not None:
             return self._engines.engines[graph].bytes  # the plan holds the weights and the code
         file = self._work.manifest.files.get(f"{graph.removesuffix('_first')}.bin")
-        return file.bytes if file else 0
+        eighth = self._work.tier.weights == "fp8" and graph in ("dit", "dit_first")
+        return file.bytes // (2 if eighth else 1) if file else 0
 
     def _scratch(self, graph: str, size: tuple[int, int], frames: int) -> int:
         work = self._work

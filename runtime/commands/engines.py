@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,15 +51,21 @@ def _choice(command: Callable[..., Any]) -> Callable[..., Any]:
 @engines.command()
 @_choice
 @click.option("--rebuild", is_flag=True, help="Build even if a valid set is there.")
+@click.option(
+    "--embed-plugin",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Put libflashvsr_trt.so into the plans, for programs without Python.",
+)
 @console.options
-def build(rebuild: bool, **flags: Any) -> None:
+def build(rebuild: bool, embed_plugin: Path | None, **flags: Any) -> None:
     """Build the engines of a bundle for a tier, unless a valid set is there.
 
     With tensorrt_rtx this needs no GPU and builds for several at once.
     """
     from flashvsr_trt.engines import sets
 
-    wanted = choose(flags)
+    wanted = replace(choose(flags), plugin_library=embed_plugin)
     manifest = wanted.manifest
     console.say("bundle", f"{wanted.bundle}: {manifest.model} {manifest.model_version}, {manifest.precision}")
     console.say("", manifest.about)
@@ -196,8 +203,6 @@ def named(name: str) -> EngineSet:
 
 def outdated(found: EngineSet) -> list[str]:
     """Why a set no longer serves its own bundle with what is installed here."""
-    from dataclasses import replace
-
     from flashvsr_trt.engines import trt
     from flashvsr_trt.engines.key import plugin_digest
 

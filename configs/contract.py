@@ -203,7 +203,9 @@ def vae_decoder(sizes: Sizes, *, first: bool) -> Graph:
 
 
 def post(fix: str, bits: int) -> Graph:
-    """Colour fix against the LQ frames, then the cut to `size` = (height, width), then unsigned integers.
+    """Cut to `size` = (height, width), then colour fix against the LQ frames, then unsigned integers.
+
+    Padding is cut away first, so that it does not count in the statistics.
 
     `fix` is adain, wavelet or none. 8 bits give uint8, trunc(clip((x+1)*127.5, 0, 255)); 16 bits give uint16
     with 32767.5 and 65535.

@@ -1,4 +1,4 @@
-"""The shipped bundle from trained weights: `python -m flashvsr_trt.export.demo.ship build/demo/run/weights.safetensors`.
+"""The shipped bundle from trained weights: `python -m flashvsr_trt.export.demo.ship build/demo/run/weights.safetensors`
 
 fp32 graphs, for a CPU runs them fastest, over weights stored in fp16.
 """

@@ -86,7 +86,7 @@ def select_threshold(scores, thresholds, topk, count, BLOCK: tl.constexpr):
     """
     group = tl.program_id(0)
     base = scores + group.to(tl.int64) * count
-    wanted = tl.minimum(tl.load(topk), (count - 1).to(tl.int64)).to(tl.int32) + 1  # from the largest, 1-based
+    wanted = tl.minimum(tl.load(topk), tl.cast(count - 1, tl.int64)).to(tl.int32) + 1  # from the largest, 1-based
     prefix = 0
     bins = tl.arange(0, 256)
     for step in tl.static_range(4):

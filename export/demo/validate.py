@@ -67,15 +67,25 @@ class Validation:
 
 
 @torch.no_grad()
-def run(model: DemoModel, lq: Tensor, steps: Sequence[int], autocast: torch.dtype | None) -> Tensor:
-    """uint8 LQ clips [B, 4 L + 1, H, W, 3] to results uint8 [B, 4 L - 3, H, W, 3], colours fixed by adain."""
+def run(
+    model: DemoModel,
+    lq: Tensor,
+    steps: Sequence[int],
+    autocast: torch.dtype | None,
+    cut: tuple[int, int] | None = None,
+) -> Tensor:
+    """uint8 LQ clips [B, 4 L + 1, H, W, 3] to results uint8 [B, 4 L - 3, H, W, 3], colours fixed by adain.
+
+    `cut` (height, width) takes the canvas's padding off before the colour fix, as the product does.
+    """
     batch, _, height, width, _ = lq.shape
     generator = torch.Generator(lq.device).manual_seed(SEED)
     noise = torch.randn(batch, sum(steps), 16, height // 8, width // 8, generator=generator, device=lq.device)
     with torch.autocast(lq.device.type, dtype=autocast, enabled=autocast is not None):
         frames = model(noise, lq, steps)
+    rows, columns = cut or (height, width)
     fixed = [
-        to_pixels(fix_colour(clip, reference[: len(clip)], "adain"), 8)
+        to_pixels(fix_colour(clip[..., :rows, :columns], reference[: len(clip), :rows, :columns], "adain"), 8)
         for clip, reference in zip(frames, lq, strict=True)
     ]
     return torch.stack(fixed)

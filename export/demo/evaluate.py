@@ -1,0 +1,215 @@
+"""Measures a demo model against bicubic x4 on images and videos that training never saw.
+
+`python -m flashvsr_trt.export.demo.evaluate build/demo/run/weights.safetensors --videos FOLDER --out build/demo/eval`
+writes `table.md`, `table.json` and side-by-side pictures. Clips are pans, zooms and turns over the held-out
+images, and the first frames of each video; low-resolution input is their bicubic reduction, clean, or blurred,
+noisy and compressed by H.264.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from flashvsr_trt.configs.contract import FIRST_LATENTS, STEP_LATENTS
+from flashvsr_trt.configs.schedule import GRID, padded_frames, steps
+from flashvsr_trt.export.demo import metrics
+from flashvsr_trt.export.demo.checkpoint import load_weights
+from flashvsr_trt.export.demo.degrade import SCALE, clean, low_quality, low_resolution
+from flashvsr_trt.export.demo.images import load
+from flashvsr_trt.export.demo.model import DemoModel
+from flashvsr_trt.export.demo.motion import Cameras, render
+from flashvsr_trt.export.demo.resample import resize, round8
+from flashvsr_trt.export.demo.validate import run
+
+Upscale = Callable[[np.ndarray], np.ndarray]  # uint8 [T, h, w, 3] to [T, 4 h, 4 w, 3]
+
+SIZE = (256, 384)
+PATCH = 800
+FRAMES = 33
+SEED = 30_000
+BLUR, NOISE, CRF = 1.2, 3.0, 24  # of the degraded set: pixels of the original, 8-bit levels, x264's
+
+
+def cameras() -> Cameras:
+    """Two paths: a slow pan, and a zoom with a turn and some shake."""
+    return Cameras(
+        scale=torch.tensor([1.0, 1.1]),
+        velocity=torch.tensor([[2.3, 0.7], [-0.6, 1.1]]),
+        zoom=torch.tensor([1.0, 0.994]),
+        turn=torch.tensor([0.0, 0.004]),
+        shake=torch.tensor([[0.0, 0.0], [1.5, 1.0]]),
+        rate=torch.tensor([[0.3, 0.3], [0.5, 0.37]]),
+    )
+
+
+def image_clips(images: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, uint8 [T, H, W, 3]) of each held-out image and camera path."""
+    for name, pixels in sorted(images.items()):
+        image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+        while min(image.shape[1:]) >= 2 * SIZE[1] + PATCH // 4:
+            image = resize(image, image.shape[1] // 2, image.shape[2] // 2)
+        rows, columns = (_mirrored(n) for n in image.shape[1:])
+        patch = image[:, rows][:, :, columns].float()[None].expand(2, -1, -1, -1)
+        for number, clip in enumerate(round8(render(patch, cameras(), FRAMES, SIZE))):
+            yield f"{name} {number}", clip.permute(0, 2, 3, 1).to(torch.uint8).numpy()
+
+
+def _mirrored(size: int) -> Tensor:
+    index = (torch.arange(PATCH) + (size - PATCH) // 2) % (2 * size)
+    return torch.where(index < size, index, 2 * size - 1 - index)
+
+
+def video_clips(folder: Path, frames: int) -> Iterator[tuple[str, np.ndarray]]:
+    """The first frames of each video of a folder, cut to multiples of 8 pixels."""
+    for path in sorted(folder.glob("*.mp4")):
+        with av.open(str(path)) as container:
+            decoded = [f.to_ndarray(format="rgb24") for f, _ in zip(container.decode(video=0), range(frames))]  # noqa: B905
+        height, width = (n // 8 * 8 for n in decoded[0].shape[:2])
+        yield path.stem, np.stack(decoded)[:, :height, :width]
+
+
+def reduced(truth: np.ndarray, *, degraded: bool) -> np.ndarray:
+    """The low-resolution clip of uint8 [T, H, W, 3]: [T, H/4, W/4, 3]."""
+    frames = torch.from_numpy(truth).permute(0, 3, 1, 2)[None]
+    how = clean(1)
+    generator = torch.Generator().manual_seed(SEED)
+    if not degraded:
+        return _pixels(low_resolution(frames, how, generator)[0])
+    how = dataclasses.replace(how, blur=torch.full((1, 2), BLUR), noise=torch.full((1,), NOISE))
+    return h264(_pixels(low_resolution(frames, how, generator)[0]), CRF)
+
+
+def _pixels(x: Tensor) -> np.ndarray:
+    return x.permute(0, 2, 3, 1).to(torch.uint8).numpy()  # [T, h, w, 3]
+
+
+def h264(frames: np.ndarray, crf: int) -> np.ndarray:
+    """uint8 [T, h, w, 3] through libx264 in 4:2:0 and back; h and w even."""
+    data = io.BytesIO()
+    with av.open(data, "w", format="mp4") as container:
+        stream = container.add_stream(
+            "libx264", rate=25, options={"crf": str(crf), "preset": "medium", "threads": "1"}
+        )
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    data.seek(0)
+    with av.open(data, "r") as coded:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in coded.decode(video=0)])
+
+
+def bicubic(low: np.ndarray) -> np.ndarray:
+    return low_quality(torch.from_numpy(low).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
+
+
+def torch_upscale(model: DemoModel) -> Upscale:
+    """The product's run in torch, in fp32: canvas and tail padded by repetition, adain, cut back."""
+
+    def upscale(low: np.ndarray) -> np.ndarray:
+        count, height, width = low.shape[0], SCALE * low.shape[1], SCALE * low.shape[2]
+        frames = padded_frames(count)
+        pad = ((0, frames - count), (0, -height % GRID), (0, -width % GRID), (0, 0))
+        lq = torch.from_numpy(np.pad(bicubic(low), pad, mode="edge"))[None]
+        latents = (FIRST_LATENTS, *[STEP_LATENTS] * (steps(frames) - 1))
+        return run(model, lq, latents, None, cut=(height, width))[0, :count].numpy()
+
+    return upscale
+
+
+def measure(
+    upscale: Upscale, clips: Iterator[tuple[str, np.ndarray]], *, degraded: bool
+) -> list[dict[str, object]]:
+    """A row per clip: PSNR and SSIM of bicubic and result, and the result's flicker over bicubic's."""
+    rows: list[dict[str, object]] = []
+    for name, truth in clips:
+        low = reduced(truth, degraded=degraded)
+        plain, result, original = (torch.from_numpy(x) for x in (bicubic(low), upscale(low), truth))
+        row: dict[str, object] = {"clip": name, "degraded": degraded}
+        for kind, pixels in (("bicubic", plain), ("result", result)):
+            row[f"{kind}_psnr"] = metrics.psnr(pixels, original).mean().item()
+            row[f"{kind}_ssim"] = metrics.ssim(pixels, original).mean().item()
+            row[f"{kind}_flicker"] = metrics.flicker(pixels, original).item()
+        rows.append(row)
+        print(row, flush=True)
+    return rows
+
+
+def mean(rows: list[dict[str, object]], key: str) -> float:
+    return float(np.mean([row[key] for row in rows]))
+
+
+def table(sets: Mapping[str, list[dict[str, object]]]) -> str:
+    """Means per set as a Markdown table."""
+    lines = [
+        "| set | clips | Y-PSNR bicubic | Y-PSNR demo | gain | SSIM bicubic | SSIM demo | gain | flicker / bicubic's |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, rows in sets.items():
+        p, q = mean(rows, "bicubic_psnr"), mean(rows, "result_psnr")
+        s, t = mean(rows, "bicubic_ssim"), mean(rows, "result_ssim")
+        flicker = mean(rows, "result_flicker") / mean(rows, "bicubic_flicker")
+        lines.append(
+            f"| {name} | {len(rows)} | {p:.2f} | {q:.2f} | {q - p:+.2f} dB | {s:.4f} | {t:.4f} | {t - s:+.4f} "
+            f"| {flicker:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def picture(upscale: Upscale, clips: Iterator[tuple[str, np.ndarray]], path: Path, *, degraded: bool) -> None:
+    """Bicubic, result and truth side by side, a row per clip, the middle frame."""
+    rows = []
+    for _, truth in clips:
+        low, frame = reduced(truth, degraded=degraded), len(truth) // 2
+        rows.append(np.concatenate([bicubic(low)[frame], upscale(low)[frame], truth[frame]], axis=1))
+    width = max(row.shape[1] for row in rows)
+    rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows]
+    Image.fromarray(np.concatenate(rows)).save(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("--images", type=Path, default=Path("build/demo/images.zip"))
+    parser.add_argument("--videos", type=Path, help="folder of .mp4 files, for evaluation only")
+    parser.add_argument("--frames", type=int, default=33, help="of each video")
+    parser.add_argument("--out", type=Path, default=Path("build/demo/eval"))
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    upscale = torch_upscale(DemoModel(*load_weights(args.weights)))
+    images = load(args.images, "test")
+    sets = {}
+    for degraded in (False, True):
+        kind = "degraded" if degraded else "clean"
+        sets[f"held-out images, {kind}"] = measure(upscale, image_clips(images), degraded=degraded)
+        if args.videos:
+            clips = video_clips(args.videos, args.frames)
+            sets[f"videos, {kind}"] = measure(upscale, clips, degraded=degraded)
+        picture(upscale, image_clips(images), args.out / f"images-{kind}.png", degraded=degraded)
+        if args.videos:
+            picture(
+                upscale,
+                video_clips(args.videos, args.frames),
+                args.out / f"videos-{kind}.png",
+                degraded=degraded,
+            )
+    (args.out / "table.json").write_text(json.dumps(sets, indent=1) + "\n")
+    (args.out / "table.md").write_text(table(sets))
+    print(table(sets))
+
+
+if __name__ == "__main__":
+    main()

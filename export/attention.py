@@ -103,10 +103,7 @@ def attend(
     # A row without any key would be NaN in the softmax and in its gradient; it attends to all, then becomes 0.
     blocks = mask | ~some  # [heads, slabs, windows, key windows]
     kh, vh = _heads(keys, 1, heads), _heads(values, 1, heads)  # [1, heads, tokens, 128]
-    out = [
-        _slab(qs, kh, vh, blocks[:, i], some[:, i])
-        for i, qs in enumerate(_heads(q, q.shape[0], heads).split(1))
-    ]
+    out = [_slab(qs, kh, vh, blocks[:, i], some[:, i]) for i, qs in enumerate(_heads(q, q.shape[0], heads).split(1))]
     return torch.cat(out).transpose(1, 2).reshape(q.shape).to(q.dtype)
 
 

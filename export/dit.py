@@ -124,9 +124,7 @@ class SelfAttention(nn.Module):
         self.norm_k = nn.Parameter(torch.empty(dim))
         self.dim, self.local_range, self.attend = dim, local_range, attend
 
-    def forward(
-        self, x: Tensor, table: Tensor, topk: Tensor, cache: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, table: Tensor, topk: Tensor, cache: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """x [n, rows, columns, 128, D], cache (slabs, k_cache, v_cache) or () in step 0; also k and v."""
         q, k, v = self.qkv(x).split(self.dim, dim=-1)
         q = rotate(rms_norm(q, self.norm_q), table).to(x.dtype)
@@ -162,9 +160,7 @@ class CrossAttention(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(
-        self, sizes: DitSizes, text_tokens: int, *, folded: bool, local_range: int, attend: Attend
-    ) -> None:
+    def __init__(self, sizes: DitSizes, text_tokens: int, *, folded: bool, local_range: int, attend: Attend) -> None:
         super().__init__()
         self.norm1 = Norm(sizes.dim, folded=folded)
         self.self_attn = SelfAttention(sizes.dim, local_range=local_range, attend=attend)
@@ -176,9 +172,7 @@ class Block(nn.Module):
         self.ffn_out = nn.Linear(sizes.ffn, sizes.dim)
         self.gate2 = Gate(sizes.dim, folded=folded)
 
-    def forward(
-        self, x: Tensor, table: Tensor, topk: Tensor, cache: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, table: Tensor, topk: Tensor, cache: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         y, k, v = self.self_attn(self.norm1(x), table, topk, cache)
         x = self.gate1(x, y)
         x = x + self.cross_attn(self.norm3(x))
@@ -193,9 +187,7 @@ class Dit(nn.Module):
     arithmetic, six passes over the tokens per block fewer.
     """
 
-    def __init__(
-        self, sizes: DitSizes, text_tokens: int, *, folded: bool, local_range: int, attend: Attend
-    ) -> None:
+    def __init__(self, sizes: DitSizes, text_tokens: int, *, folded: bool, local_range: int, attend: Attend) -> None:
         super().__init__()
         self.patch_embedding = nn.Linear(4 * LATENT_CHANNELS, sizes.dim)
         self.blocks = nn.ModuleList(
@@ -217,9 +209,7 @@ class Dit(nn.Module):
     ) -> Dit:
         """The exportable module with a checkpoint's weights; `context` is the prompt [1, tokens, text]."""
         with torch.device("meta"):
-            module = Dit(
-                DitSizes.of(official), context.shape[1], folded=folded, local_range=local_range, attend=attend
-            )
+            module = Dit(DitSizes.of(official), context.shape[1], folded=folded, local_range=local_range, attend=attend)
         with torch.no_grad():
             return assigned(module, prepare(official, context, folded=folded, dtype=dtype))
 

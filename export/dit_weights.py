@@ -17,9 +17,7 @@ from flashvsr_trt.export.norms import rms_norm
 TIME_STEP = 1000.0
 
 
-def prepare(
-    official: State, context: Tensor, *, folded: bool, dtype: torch.dtype = torch.float32
-) -> dict[str, Tensor]:
+def prepare(official: State, context: Tensor, *, folded: bool, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     """The tensors of `Dit`: GEMM weights in `dtype`, norms and modulation in fp32.
 
     Args:

@@ -141,9 +141,7 @@ class TcSizes:
             "decoder.1.bias": (first,),
             "decoder.3.weight": (first, first, 3, 3),
         }
-        for (index, growth), wide, narrow in zip(
-            TC_STAGES, self.channels[:3], self.channels[1:], strict=True
-        ):
+        for (index, growth), wide, narrow in zip(TC_STAGES, self.channels[:3], self.channels[1:], strict=True):
             for block in range(index, index + 3):
                 for conv, fan_in in ((0, 2 * wide), (2, wide), (4, wide)):
                     out[f"decoder.{block}.conv.{conv}.weight"] = (wide, fan_in, 3, 3)
@@ -157,9 +155,7 @@ class TcSizes:
 
     def memory(self) -> tuple[tuple[int, int], ...]:
         """(channels, pixels per cell) of each MemBlock's past, as `contract.Sizes.tc_memory`."""
-        return tuple(
-            (c, cell) for c, cell in zip(self.channels[:3], (8, 4, 2), strict=True) for _ in range(3)
-        )
+        return tuple((c, cell) for c, cell in zip(self.channels[:3], (8, 4, 2), strict=True) for _ in range(3))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,9 +70,7 @@ OFFSETS = {"decoder.26.bias": 0.5}  # TCDecoder's output is in [0, 1]
 NORM_ENDS = ("gamma", "norm_q.weight", "norm_k.weight", "norm3.weight")
 
 
-def random_weights(
-    config: Config, seed: int, *, version: str = "v1.1", dtype: torch.dtype = torch.float16
-) -> Weights:
+def random_weights(config: Config, seed: int, *, version: str = "v1.1", dtype: torch.dtype = torch.float16) -> Weights:
     """A model with random weights, as `weights.load` would return it; 2 bytes a parameter in fp16.
 
     Each tensor is drawn from a generator keyed by the seed and its own name, so a model with more layers has

@@ -80,9 +80,7 @@ class TcDecoder(nn.Module):
             "24": nn.Conv2d(last, last, 3, padding=1, bias=False),
             "26": nn.Conv2d(last, 3, 3, padding=1),
         }
-        for (index, growth), wide, narrow in zip(
-            TC_STAGES, sizes.channels[:3], sizes.channels[1:], strict=True
-        ):
+        for (index, growth), wide, narrow in zip(TC_STAGES, sizes.channels[:3], sizes.channels[1:], strict=True):
             layers |= {str(index + i): MemBlock(wide) for i in range(3)}
             layers[str(index + 4)] = TGrow(wide, growth)
             layers[str(index + 5)] = nn.Conv2d(wide, narrow, 3, padding=1, bias=False)

@@ -34,9 +34,7 @@ class Trainable(nn.Module):
     ) -> None:
         super().__init__()
         # A parameter's name must not contain a dot; a slash never occurs in an official name.
-        self.official = nn.ParameterDict(
-            {k.replace(".", "/"): v.float().clone() for k, v in official.items()}
-        )
+        self.official = nn.ParameterDict({k.replace(".", "/"): v.float().clone() for k, v in official.items()})
         self._prepare = prepare
         # Held in a tuple so that its tensors are neither parameters nor moved by .to().
         self._step = (step,)

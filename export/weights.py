@@ -79,9 +79,7 @@ class Weights:
         )
 
 
-def load(
-    folder: Path, *, version: str | None = None, vae: Path | None = None, verify: bool = True
-) -> Weights:
+def load(folder: Path, *, version: str | None = None, vae: Path | None = None, verify: bool = True) -> Weights:
     """The model in `folder`.
 
     Args:
@@ -146,11 +144,7 @@ def read_note(folder: Path) -> dict[str, Any]:
         note = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path} cannot be read: {error}", todo="download the weights again") from error
-    if (
-        not isinstance(note, dict)
-        or note.get("version") not in VERSIONS
-        or not isinstance(note.get("files"), dict)
-    ):
+    if not isinstance(note, dict) or note.get("version") not in VERSIONS or not isinstance(note.get("files"), dict):
         raise WeightsError(f"{path} is not a note of this program", expected="version and files")
     return note
 
@@ -310,6 +304,4 @@ def _read(path: Path) -> Any:
         KeyError,
     ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(
-            f"{path} cannot be read: {reason}", expected="a whole, official file", todo=todo
-        ) from error
+        raise WeightsError(f"{path} cannot be read: {reason}", expected="a whole, official file", todo=todo) from error

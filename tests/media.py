@@ -127,9 +127,7 @@ def _coded(rgb: NDArray[np.uint8], clip: Clip, stamp: int, base: Fraction) -> av
         frame = av.VideoFrame.from_ndarray(codes, format="yuv444p")
     else:
         matrix = 1 if clip.matrix == 1 else 5
-        frame = frame.reformat(
-            format=clip.pix_fmt, dst_colorspace=matrix, dst_color_range=2 if clip.full else 1
-        )
+        frame = frame.reformat(format=clip.pix_fmt, dst_colorspace=matrix, dst_color_range=2 if clip.full else 1)
     frame.colorspace, frame.color_range = clip.matrix, 2 if clip.full else 1
     frame.pts, frame.time_base = stamp, base
     return frame
@@ -145,9 +143,7 @@ def _write_audio(output: av.container.OutputContainer, stream, seconds: float) -
     stereo = np.repeat(tone[None, :], 2, axis=1).reshape(1, -1)
     frame = av.AudioFrame.from_ndarray(stereo, format="s16", layout="stereo")
     frame.sample_rate, frame.pts, frame.time_base = 48000, 0, Fraction(1, 48000)
-    resampler = av.AudioResampler(
-        stream.codec_context.format, "stereo", 48000, stream.codec_context.frame_size or 1024
-    )
+    resampler = av.AudioResampler(stream.codec_context.format, "stereo", 48000, stream.codec_context.frame_size or 1024)
     for part in [*resampler.resample(frame), *resampler.resample(None)]:
         output.mux(stream.encode(part))
     output.mux(stream.encode(None))

@@ -17,9 +17,7 @@ FLIPPED = 1e-3  # blocks whose scores tie within rounding
 def _qkv(slabs: int, rows: int, columns: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     q, k, v = (torch.randn(slabs, rows, columns, 128, 256, generator=generator) for _ in range(3))
-    bias = torch.randn(
-        2, slabs, rows, columns, 1, 256, generator=generator
-    )  # else all window means are near 0
+    bias = torch.randn(2, slabs, rows, columns, 1, 256, generator=generator)  # else all window means are near 0
     return q + bias[0], k + bias[1], v
 
 

@@ -59,9 +59,7 @@ def test_resize_equals_pil(images: dict[str, np.ndarray], size: tuple[int, int])
     assert (difference > 0).mean() < 1e-3  # fp32 against PIL's 22-bit fixed point
 
 
-@pytest.mark.parametrize(
-    ("kind", "pil"), [("box", Image.Resampling.BOX), ("triangle", Image.Resampling.BILINEAR)]
-)
+@pytest.mark.parametrize(("kind", "pil"), [("box", Image.Resampling.BOX), ("triangle", Image.Resampling.BILINEAR)])
 def test_other_filters_equal_pil(images: dict[str, np.ndarray], kind: str, pil: Image.Resampling) -> None:
     pixels = images["procedural/2"][:128, :256]
     ours = resample.resize(torch.from_numpy(pixels.copy()).permute(2, 0, 1), 32, 64, kind).permute(1, 2, 0)
@@ -208,9 +206,7 @@ def test_whole_clips_equal_streaming_step_by_step(
         for clip in range(2):
             streamed = _stream(official, context, lq[clip], noise[clip])
             # fp32, the same sums in another order; the frames reach tens.
-            for ours, theirs, tolerance in zip(
-                (tokens, latents, frames), streamed, (1e-5, 1e-4, 2e-3), strict=True
-            ):
+            for ours, theirs, tolerance in zip((tokens, latents, frames), streamed, (1e-5, 1e-4, 2e-3), strict=True):
                 assert torch.allclose(ours[clip], theirs, atol=tolerance)
 
 

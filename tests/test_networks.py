@@ -67,9 +67,7 @@ def _denoise(golden: Golden, stream: Stream, *, folded: bool) -> None:
     for step in range(golden.steps):
         stream.masks.append([])
         state = (torch.arange(len(cache[0])), *cache) if cache else ()
-        latents, *new = network(
-            golden.noise(step), stream.tokens[step], *golden.rope(step), golden.topk, *state
-        )
+        latents, *new = network(golden.noise(step), stream.tokens[step], *golden.rope(step), golden.topk, *state)
         cache = [torch.cat(pair) for pair in zip(cache, new, strict=True)] if cache else new
         if len(cache[0]) > int(golden.info["kv_ratio"]):
             cache = [slabs[1:] for slabs in cache]
@@ -279,9 +277,7 @@ def test_sixteen_bits_stay_near(dtype):
     assert {latents.dtype, *(t.dtype for t in new)} == {dtype}
     assert exact.std() > 0.5
     # bfloat16 has 8 bits: 2^-9 of values to 5, and the residual stream rounds 90 times.
-    assert (latents.float() - exact).square().mean().sqrt() < {torch.float16: 2e-3, torch.bfloat16: 1.5e-2}[
-        dtype
-    ]
+    assert (latents.float() - exact).square().mean().sqrt() < {torch.float16: 2e-3, torch.bfloat16: 1.5e-2}[dtype]
 
 
 # --- the step modules follow the contract, and train

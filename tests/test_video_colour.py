@@ -69,9 +69,7 @@ def test_encoding_follows_the_formulas(matrix, pix_fmt, depth, full):
 
 def write(source_path, out, options=None, pixels=None):
     with open_source(source_path) as source:
-        plan = plan_output(
-            source.info, out, (source.info.width, source.info.height), options or OutputOptions()
-        )
+        plan = plan_output(source.info, out, (source.info.width, source.info.height), options or OutputOptions())
         with open_writer(plan) as writer:
             for frame in source:
                 writer.write(frame.rgb if pixels is None else pixels, frame.timing)
@@ -146,11 +144,7 @@ def test_lossless_returns_the_same_pixels(tmp_path, suffix, codec, deep):
     pixels = pixels.astype(np.uint16 if deep else np.uint8)
     write(path, tmp_path / f"b.{suffix}", OutputOptions(lossless=True, codec=codec), pixels)
     frame = frames_of(tmp_path / f"b.{suffix}")[0]
-    got = (
-        frame.to_ndarray()
-        if frame.format.name.startswith("gbrp")
-        else frame.reformat(format="rgb24").to_ndarray()
-    )
+    got = frame.to_ndarray() if frame.format.name.startswith("gbrp") else frame.reformat(format="rgb24").to_ndarray()
     if frame.format.name == "gbrp12le":
         got = got << 4
     assert np.array_equal(got, pixels)

@@ -19,9 +19,7 @@ from flashvsr_trt.runtime.video.images import natural_key
 
 def copy(path, out, options=None, pixels=None, **part):
     with open_source(path, **part) as source:
-        plan = plan_output(
-            source.info, out, (source.info.width, source.info.height), options or OutputOptions()
-        )
+        plan = plan_output(source.info, out, (source.info.width, source.info.height), options or OutputOptions())
         with open_writer(plan) as writer:
             for frame in source:
                 writer.write(frame.rgb if pixels is None else pixels, frame.timing)
@@ -51,9 +49,7 @@ def test_natural_order_and_names(tmp_path):
         assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / name)), picture(index))
 
 
-@given(
-    st.lists(st.integers(0, 10**12), min_size=1, max_size=8, unique=True), st.sampled_from(["", "f", "é_"])
-)
+@given(st.lists(st.integers(0, 10**12), min_size=1, max_size=8, unique=True), st.sampled_from(["", "f", "é_"]))
 def test_natural_order_is_numeric_order(numbers, prefix):
     names = [f"{prefix}{n}.png" for n in numbers]
     assert sorted(names, key=natural_key) == [f"{prefix}{n}.png" for n in sorted(numbers)]
@@ -104,11 +100,7 @@ def test_images_of_different_sizes(tmp_path):
 def test_one_image_in_one_image_out(tmp_path, suffix):
     path = tmp_path / f"Bild 100% é{suffix}"
     options = (
-        {"quality": 100, "subsampling": 0}
-        if suffix == ".jpg"
-        else {"lossless": True}
-        if suffix == ".webp"
-        else {}
+        {"quality": 100, "subsampling": 0} if suffix == ".jpg" else {"lossless": True} if suffix == ".webp" else {}
     )
     Image.fromarray(picture(4)).save(path, **options)
     with open_source(path) as source:
@@ -216,8 +208,7 @@ def test_y4m_through_stdout_and_stdin(tmp_path, monkeypatch, pix_fmt, size):
         # One trip through 8-bit RGB; chroma at the picture's border is interpolated on the way.
         worst = 4 if "10" not in pix_fmt else 12
         assert all(
-            np.abs(a.astype(int) - b).mean() < worst / 4
-            for a, b in zip(planes(before), planes(after), strict=True)
+            np.abs(a.astype(int) - b).mean() < worst / 4 for a, b in zip(planes(before), planes(after), strict=True)
         )
 
 

@@ -74,9 +74,7 @@ def test_default_names(changes, options, scale, expected):
     ],
 )
 def test_defaults_follow_the_source(tmp_path, source, suffix, changes, codec, pix_fmt):
-    plan = plan_output(
-        info(path=source.path, **changes), tmp_path / f"o.{suffix}", (128, 96), OutputOptions()
-    )
+    plan = plan_output(info(path=source.path, **changes), tmp_path / f"o.{suffix}", (128, 96), OutputOptions())
     assert (plan.video.encoder.codec, plan.video.encoder.pix_fmt) == (codec, pix_fmt)
     assert plan.video.encoder.options["crf"] == "18"
     assert plan.warnings == ()
@@ -160,16 +158,12 @@ def test_odd_sizes(tmp_path, source):
 
 def test_unknown_streams_are_named_not_copied(tmp_path, source):
     streams = (StreamInfo(1, "data", "bin_data"),)
-    plan = plan_output(
-        info(path=source.path, streams=streams), tmp_path / "o.mkv", (128, 96), OutputOptions()
-    )
+    plan = plan_output(info(path=source.path, streams=streams), tmp_path / "o.mkv", (128, 96), OutputOptions())
     assert plan.warnings == ("data stream 1 (bin_data) is not copied",)
 
 
 def test_encoder_options_reach_the_encoder(tmp_path, source):
-    options = OutputOptions(
-        codec="libx265", preset="ultrafast", encoder=(("x265-params", "keyint=1"), ("g", "5"))
-    )
+    options = OutputOptions(codec="libx265", preset="ultrafast", encoder=(("x265-params", "keyint=1"), ("g", "5")))
     plan = plan_output(source, tmp_path / "o.mkv", (128, 96), options)
     assert plan.video.encoder.options == {
         "crf": "18", "preset": "ultrafast", "x265-params": "log-level=error:keyint=1", "g": "5",
@@ -179,9 +173,7 @@ def test_encoder_options_reach_the_encoder(tmp_path, source):
 
 def test_only_this_package_imports_av():
     root = Path(__file__).parent.parent / "runtime"
-    users = {
-        p for p in root.rglob("*.py") if re.search(r"^\s*(import|from) av\b", p.read_text(), re.MULTILINE)
-    }
+    users = {p for p in root.rglob("*.py") if re.search(r"^\s*(import|from) av\b", p.read_text(), re.MULTILINE)}
     # doctor reports on FFmpeg itself.
     assert {p.relative_to(root).parts[0] for p in users - {root / "commands" / "doctor.py"}} == {"video"}
     heavy = re.compile(r"^\s*(import|from) (torch|onnx|onnxruntime)\b", re.MULTILINE)

@@ -45,10 +45,7 @@ def test_film_rate_is_exact(tmp_path, suffix):
     assert source.info.rate == FILM
     step = source.info.time_base
     # Matroska counts in milliseconds, MP4 exactly.
-    assert all(
-        abs(f.timing.time - f.timing.index / FILM) <= (step if step == Fraction(1, 1000) else 0)
-        for f in frames
-    )
+    assert all(abs(f.timing.time - f.timing.index / FILM) <= (step if step == Fraction(1, 1000) else 0) for f in frames)
 
 
 def test_variable_rate_time_stamps_are_exact(tmp_path):
@@ -58,9 +55,7 @@ def test_variable_rate_time_stamps_are_exact(tmp_path):
     assert [f.timing.time for f in frames] == [Fraction(s, 12000) for s in stamps]
 
 
-@pytest.mark.parametrize(
-    "name", ["Grüße – 視頻 (1).mp4", "100%d.mp4", "a:b.mp4", "-dash.mp4", "two\nlines.mp4"]
-)
+@pytest.mark.parametrize("name", ["Grüße – 視頻 (1).mp4", "100%d.mp4", "a:b.mp4", "-dash.mp4", "two\nlines.mp4"])
 def test_any_file_name(tmp_path, name):
     _, frames = read(write_clip(tmp_path / "plain.mp4", [picture(0)] * 2).rename(tmp_path / name))
     assert len(frames) == 2
@@ -136,9 +131,7 @@ def _packet_ranges(path):
 
 def _overwrite(path, position, size):
     data = bytearray(path.read_bytes())
-    data[position : position + size] = (
-        np.random.default_rng(0).integers(0, 256, size).astype(np.uint8).tobytes()
-    )
+    data[position : position + size] = np.random.default_rng(0).integers(0, 256, size).astype(np.uint8).tobytes()
     path.write_bytes(data)
 
 
@@ -147,9 +140,7 @@ def _overwrite(path, position, size):
 def test_an_undecodable_frame_is_repeated_not_dropped(tmp_path, lost, codec):
     options = {"libx264": {"crf": "10", "g": "1"}, "mjpeg": {"qmin": "1", "qmax": "2"}}.get(codec, {})
     pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-    path = write_clip(
-        tmp_path / "a.mkv", [picture(i) for i in range(20)], Clip(codec, pix_fmt, options=options)
-    )
+    path = write_clip(tmp_path / "a.mkv", [picture(i) for i in range(20)], Clip(codec, pix_fmt, options=options))
     position, size = _packet_ranges(path)[lost]
     _overwrite(path, position + 8, size - 8)
     source, frames = read(path)
@@ -320,9 +311,7 @@ def test_y4m_on_stdin(tmp_path):
         "from flashvsr_trt.runtime.video import open_source\n"
         "with open_source('-') as s:\n print(s.info.rate, [f.timing.time for f in s], s.info.width)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], input=clip.read_bytes(), capture_output=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], input=clip.read_bytes(), capture_output=True, check=True)
     out = done.stdout.decode()
     assert out.startswith("24000/1001 [Fraction(0, 1), Fraction(1001, 24000)")
     assert out.strip().endswith("64")

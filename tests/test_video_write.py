@@ -21,9 +21,7 @@ from flashvsr_trt.runtime.video.streams import StreamCopier
 def copy(source_path, out, options=None, *, fail_at=None, error=RuntimeError, **part):
     """Runs a source through reader and writer at its own size; raises `error` before frame `fail_at`."""
     with open_source(source_path, **part) as source:
-        plan = plan_output(
-            source.info, out, (source.info.width, source.info.height), options or OutputOptions()
-        )
+        plan = plan_output(source.info, out, (source.info.width, source.info.height), options or OutputOptions())
         with open_writer(plan) as writer:
             for frame in source:
                 if frame.timing.index == fail_at:
@@ -49,9 +47,7 @@ def test_variable_rate_is_kept_exactly(tmp_path, suffix, bframes):
     path = write_clip(tmp_path / f"a.{suffix}", [picture(i) for i in range(12)], clip)
     copy(path, tmp_path / f"b.{suffix}", OutputOptions(encoder=(("bf", bframes),), crf=4))
     assert times(tmp_path / f"b.{suffix}") == times(path) == [Fraction(s, 1000) for s in stamps]
-    assert [number_of(f.to_ndarray(format="rgb24")) for f in frames_of(tmp_path / f"b.{suffix}")] == list(
-        range(12)
-    )
+    assert [number_of(f.to_ndarray(format="rgb24")) for f in frames_of(tmp_path / f"b.{suffix}")] == list(range(12))
 
 
 @pytest.mark.parametrize("rate", [FILM, Fraction(30000, 1001), Fraction(25), Fraction(2997, 100)])
@@ -69,9 +65,7 @@ def test_rate_is_kept_exactly(tmp_path, suffix, rate):
     assert len(shown) == 40
 
 
-@pytest.mark.parametrize(
-    "codec", ["libx264", "libx265", "libvpx-vp9", "libsvtav1", "prores_ks", "mpeg4", "ffv1"]
-)
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "libvpx-vp9", "libsvtav1", "prores_ks", "mpeg4", "ffv1"])
 @pytest.mark.parametrize("count", [1, 2, 5, 30])
 def test_every_encoder_keeps_count_and_times(tmp_path, codec, count):
     path = write_clip(
@@ -135,9 +129,9 @@ def test_chapters_tags_languages_and_attachments(tmp_path):
         assert after.streams[2].language == "ger"
         assert after.streams[3].data == clip.attachment
         got, want = after.chapters(), before.chapters()
-        assert [
-            (c["start"] * c["time_base"], c["end"] * c["time_base"], c["metadata"]["title"]) for c in got
-        ] == [(c["start"] * c["time_base"], c["end"] * c["time_base"], c["metadata"]["title"]) for c in want]
+        assert [(c["start"] * c["time_base"], c["end"] * c["time_base"], c["metadata"]["title"]) for c in got] == [
+            (c["start"] * c["time_base"], c["end"] * c["time_base"], c["metadata"]["title"]) for c in want
+        ]
         assert len(got) == 2
 
 
@@ -194,21 +188,15 @@ def test_encoders_keep_quiet(tmp_path, codec):
         "copy(sys.argv[2], sys.argv[2] + '.mkv', OutputOptions(codec=sys.argv[3]))"
     )
     here = str(Path(__file__).parent)
-    done = subprocess.run(
-        [sys.executable, "-c", code, here, path, codec], capture_output=True, text=True, check=True
-    )
-    lines = [
-        line for line in done.stderr.splitlines() if "thread priority" not in line
-    ]  # SVT in a small container
+    done = subprocess.run([sys.executable, "-c", code, here, path, codec], capture_output=True, text=True, check=True)
+    lines = [line for line in done.stderr.splitlines() if "thread priority" not in line]  # SVT in a small container
     assert (done.stdout, lines) == ("", [])
 
 
 def test_a_stream_the_container_cannot_hold_is_found_before_work(tmp_path):
     path = write_clip(tmp_path / "a.mkv", [picture(0)] * 5, Clip(audio="aac", subtitles="subrip"))
     with open_source(path) as source:
-        with pytest.raises(
-            UsageError, match=r"\.mp4 cannot hold subtitle stream 2 \(subrip, ger\)"
-        ) as caught:
+        with pytest.raises(UsageError, match=r"\.mp4 cannot hold subtitle stream 2 \(subrip, ger\)") as caught:
             plan_output(source.info, tmp_path / "b.mp4", (64, 48), OutputOptions())
         assert "--no-subs" in caught.value.todo
         plan = plan_output(source.info, tmp_path / "b.mp4", (64, 48), OutputOptions(may_switch=True))
@@ -222,9 +210,7 @@ def test_a_cut_takes_sound_and_chapters_along(tmp_path):
     clip = Clip(audio="pcm_s16le", chapters=True, options={"crf": "1", "g": "5"})
     path = write_clip(tmp_path / "a.mkv", [picture(i) for i in range(25)], clip)
     copy(path, tmp_path / "b.mkv", start=10, frames=5)
-    assert [number_of(f.to_ndarray(format="rgb24")) for f in frames_of(tmp_path / "b.mkv")] == list(
-        range(10, 15)
-    )
+    assert [number_of(f.to_ndarray(format="rgb24")) for f in frames_of(tmp_path / "b.mkv")] == list(range(10, 15))
     assert times(tmp_path / "b.mkv")[0] == 0
     before, after = packets_of(path, "audio"), packets_of(tmp_path / "b.mkv", "audio")
     start = Fraction(10, 25)
@@ -272,9 +258,7 @@ def test_rotated_videos_display_alike(tmp_path, suffix, rotation):
     shown = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90 % 4)
     wanted = np.rot90(rgb, rotation // 90 % 4)
     assert shown.shape == wanted.shape
-    assert (
-        np.abs(shown.astype(int) - wanted).mean() < 6
-    )  # lossy codecs and 4:2:0; any wrong turn gives over 20
+    assert np.abs(shown.astype(int) - wanted).mean() < 6  # lossy codecs and 4:2:0; any wrong turn gives over 20
 
 
 # --- what stays on the disk -----------------------------------------------------------------------------------------

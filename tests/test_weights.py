@@ -136,9 +136,7 @@ def test_unreadable_file(folder, name, content):
 
 def test_git_lfs_pointer(folder):
     (folder / weights.NOTE).unlink()
-    (folder / weights.DIT_FILE).write_text(
-        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
-    )
+    (folder / weights.DIT_FILE).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     _refused(folder, match="Git LFS pointer")
 
 

@@ -47,9 +47,7 @@ class ClipMaker:
         self.generator = torch.Generator(device).manual_seed(seed)
         self.choices = torch.Generator().manual_seed(seed)
         self.host = np.random.default_rng(seed)
-        self.levels = [
-            _pyramid(torch.from_numpy(image.copy()).to(device), min(size)) for image in images.values()
-        ]
+        self.levels = [_pyramid(torch.from_numpy(image.copy()).to(device), min(size)) for image in images.values()]
         # The square root of the area: larger pictures hold more, but not in proportion.
         weights = np.array(
             [WEIGHTS.get(name.split("/")[0], 1.0) * image.shape[0] ** 0.5 for name, image in images.items()]

@@ -134,9 +134,7 @@ def _compress(x: Tensor, degradation: Degradation) -> Tensor:
 
 def _table(text: str, quality: Tensor) -> Tensor:
     """Quantisation steps [B, 1, 8, 1, 8] at each clip's quality."""
-    table = torch.tensor([float(v) for v in text.split()], device=quality.device).reshape(
-        1, 1, BLOCK, 1, BLOCK
-    )
+    table = torch.tensor([float(v) for v in text.split()], device=quality.device).reshape(1, 1, BLOCK, 1, BLOCK)
     quality = quality.clamp_min(1).reshape(-1, 1, 1, 1, 1)
     scale = torch.where(quality < 50, 50 / quality, 2 - quality / 50)
     return (table * scale).clamp_min(1)

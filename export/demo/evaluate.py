@@ -98,9 +98,7 @@ def h264(frames: np.ndarray, crf: int) -> np.ndarray:
     """uint8 [T, h, w, 3] through libx264 in 4:2:0 and back; h and w even."""
     data = io.BytesIO()
     with av.open(data, "w", format="mp4") as container:
-        stream = container.add_stream(
-            "libx264", rate=25, options={"crf": str(crf), "preset": "medium", "threads": "1"}
-        )
+        stream = container.add_stream("libx264", rate=25, options={"crf": str(crf), "preset": "medium", "threads": "1"})
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
@@ -128,9 +126,7 @@ def torch_upscale(model: DemoModel) -> Upscale:
     return upscale
 
 
-def measure(
-    upscale: Upscale, clips: Iterator[tuple[str, np.ndarray]], *, degraded: bool
-) -> list[dict[str, object]]:
+def measure(upscale: Upscale, clips: Iterator[tuple[str, np.ndarray]], *, degraded: bool) -> list[dict[str, object]]:
     """A row per clip: PSNR and SSIM of bicubic and result, and the result's flicker over bicubic's."""
     rows: list[dict[str, object]] = []
     for name, truth in clips:
@@ -179,9 +175,7 @@ def picture(upscale: Upscale, clips: Iterator[tuple[str, np.ndarray]], path: Pat
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", type=Path)
     parser.add_argument("--images", type=Path, default=Path("build/demo/images.zip"))
     parser.add_argument("--videos", type=Path, help="folder of .mp4 files, for evaluation only")

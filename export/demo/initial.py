@@ -123,9 +123,7 @@ def _value(frame: int, y: int, x: int, colour: int) -> int:
 
 
 def _values() -> list[tuple[int, int, int, int]]:
-    return [
-        (f, y, x, c) for f in range(FRAMES) for y in range(SUB) for x in range(SUB) for c in range(COLOURS)
-    ]
+    return [(f, y, x, c) for f in range(FRAMES) for y in range(SUB) for x in range(SUB) for c in range(COLOURS)]
 
 
 def _gather(state: State) -> None:

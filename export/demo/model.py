@@ -146,9 +146,7 @@ class DemoModel(nn.Module):
         super().__init__()
         self.context: Tensor
         self.register_buffer("context", context)
-        dit_step = Dit.of(
-            official["dit"], context, folded=False, local_range=local_range, attend=attend_clips
-        )
+        dit_step = Dit.of(official["dit"], context, folded=False, local_range=local_range, attend=attend_clips)
         with torch.device("meta"):
             lq_step = LqProjClips(LqSizes.of(official["lq"]), causal=True)
             tc_step = TcDecoderClips(TcSizes.of(official["tc"]))
@@ -165,14 +163,9 @@ class DemoModel(nn.Module):
 
     def official(self) -> dict[str, dict[str, Tensor]]:
         """The three checkpoints, detached."""
-        return {
-            name: {k: v.detach() for k, v in getattr(self, name).tensors().items()}
-            for name in ("dit", "lq", "tc")
-        }
+        return {name: {k: v.detach() for k, v in getattr(self, name).tensors().items()} for name in ("dit", "lq", "tc")}
 
-    def forward(
-        self, noise: Tensor, lq: Tensor, steps: Sequence[int] = (FIRST_LATENTS, STEP_LATENTS)
-    ) -> Tensor:
+    def forward(self, noise: Tensor, lq: Tensor, steps: Sequence[int] = (FIRST_LATENTS, STEP_LATENTS)) -> Tensor:
         """One stream per clip.
 
         Args:
@@ -190,25 +183,18 @@ class DemoModel(nn.Module):
         batch, _, height, width = tokens.shape[:4]
         device = noise.device
         rows, columns = (
-            rotary(torch.arange(n, device=device), p)
-            for n, p in zip((height, width), ROPE_PAIRS[1:], strict=True)
+            rotary(torch.arange(n, device=device), p) for n, p in zip((height, width), ROPE_PAIRS[1:], strict=True)
         )
         kept = torch.tensor(schedule.topk(16 * height, 16 * width, PARAMETERS.sparse_ratio), device=device)
-        dtype = (
-            torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
-        )
-        empty = torch.zeros(
-            batch, 0, height // 8, width // 8, TOKENS_PER_WINDOW, self.dim, device=device, dtype=dtype
-        )
+        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
+        empty = torch.zeros(batch, 0, height // 8, width // 8, TOKENS_PER_WINDOW, self.dim, device=device, dtype=dtype)
         caches = [empty] * (2 * self.layers)
         slabs = torch.zeros(0, dtype=torch.int64, device=device)
         out, begin = [], 0
         for frames in steps:
             part = slice(begin, begin + frames)
             begin += frames
-            table = rotary(torch.arange(part.start, part.stop, device=device), ROPE_PAIRS[0]).repeat(
-                batch, 1, 1
-            )
+            table = rotary(torch.arange(part.start, part.stop, device=device), ROPE_PAIRS[0]).repeat(batch, 1, 1)
             # The batch is folded into the frames: everything but the attention is per frame or per window.
             latents, *new = self.dit(
                 noise[:, part].flatten(0, 1),
@@ -232,6 +218,4 @@ def _keep(cache: Tensor, new: Tensor) -> Tensor:
 
 
 def parameter_count(sizes: ModelSizes) -> int:
-    return sum(
-        int(torch.Size(shape).numel()) for shapes in sizes.shapes().values() for shape in shapes.values()
-    )
+    return sum(int(torch.Size(shape).numel()) for shapes in sizes.shapes().values() for shape in shapes.values())

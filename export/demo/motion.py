@@ -37,9 +37,7 @@ def random_cameras(batch: int, generator: torch.Generator, device: torch.device)
     moving = (uniform(0, 1) > STATIC).float()
     speed = torch.exp(uniform(math.log(0.1), math.log(12.0))) * moving
     heading = uniform(0, 2 * math.pi)
-    some = (uniform(0, 1, 3) < 0.5).float() * moving[
-        :, None
-    ]  # zoom, turn and shake, each in half of the clips
+    some = (uniform(0, 1, 3) < 0.5).float() * moving[:, None]  # zoom, turn and shake, each in half of the clips
     return Cameras(
         scale=torch.exp(uniform(math.log(0.85), math.log(1.35))),
         velocity=torch.stack([heading.cos() * speed, heading.sin() * speed], dim=-1),
@@ -50,9 +48,7 @@ def random_cameras(batch: int, generator: torch.Generator, device: torch.device)
     )
 
 
-def render(
-    patches: Tensor, cameras: Cameras, frames: int, size: tuple[int, int], mode: str = "bicubic"
-) -> Tensor:
+def render(patches: Tensor, cameras: Cameras, frames: int, size: tuple[int, int], mode: str = "bicubic") -> Tensor:
     """Source patches [B, C, P, Q] (float) seen by their cameras: [B, frames, C, height, width].
 
     Paths are centred in time, so that a clip stays near the middle of its patch; beyond the edge the patch is

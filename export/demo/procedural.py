@@ -57,9 +57,7 @@ def _text(rng: np.random.Generator, fonts: list[bytes]) -> Image.Image:
     return canvas
 
 
-def _font(
-    rng: np.random.Generator, fonts: list[bytes], size: int
-) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _font(rng: np.random.Generator, fonts: list[bytes], size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     if not fonts:
         return ImageFont.load_default(size)
     return ImageFont.truetype(io.BytesIO(fonts[int(rng.integers(len(fonts)))]), size)

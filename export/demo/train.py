@@ -218,9 +218,7 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, default=Path("build/demo/images.zip"))
     parser.add_argument("--out", type=Path, default=Path("build/demo/run"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -229,9 +227,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--iterations", type=int, help="of the whole training, over all calls")
     parser.add_argument("--seconds", type=float, default=math.inf, help="of this call")
     parser.add_argument("--every", type=int, default=500, help="iterations between validations")
-    parser.add_argument(
-        "--start", type=Path, help="weights.safetensors to begin with instead of the initial ones"
-    )
+    parser.add_argument("--start", type=Path, help="weights.safetensors to begin with instead of the initial ones")
     parser.add_argument("--compile", action="store_true", help="torch.compile the convolutional networks")
     return parser.parse_args()
 

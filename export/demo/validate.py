@@ -61,9 +61,7 @@ class Validation:
                 frame = result.shape[1] // 2
                 rows.append(torch.cat([clips.lq[0, frame], result[0, frame], clips.truth[0, frame]], dim=1))
         half = len(rows) // 2
-        Image.fromarray(
-            torch.cat([torch.cat(rows[:half]), torch.cat(rows[half:])], dim=1).cpu().numpy()
-        ).save(path)
+        Image.fromarray(torch.cat([torch.cat(rows[:half]), torch.cat(rows[half:])], dim=1).cpu().numpy()).save(path)
 
 
 @torch.no_grad()

@@ -74,9 +74,7 @@ def read_colours(frame: VideoFrame) -> tuple[ColourTags, list[str]]:
         if tags.primaries == UNSPECIFIED:
             tags = replace(tags, primaries=_usual_primaries(assumed, frame.height))
     if bit_depth(frame.format.name) > 8:
-        notes.append(
-            f"{bit_depth(frame.format.name)}-bit pictures are read as 8 bit, which the networks take"
-        )
+        notes.append(f"{bit_depth(frame.format.name)}-bit pictures are read as 8 bit, which the networks take")
     if tags.transfer in _TRANSFER_NAMES:
         notes.append(
             f"transfer {_TRANSFER_NAMES[tags.transfer]}: processed as it is coded, the tags are kept; "

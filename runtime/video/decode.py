@@ -54,16 +54,11 @@ class LossTracker:
         self._last_pts: int | None = None
         self._shown: VideoFrame | None = None
         self._damaged = False
-        self._unstamped = (
-            0  # losses in a stream without presentation times (AVI), where only errors are known
-        )
+        self._unstamped = 0  # losses in a stream without presentation times (AVI), where only errors are known
 
     def sent(self, packet: Packet) -> None:
         if packet.dts is not None:
-            if (
-                self._last_dts is not None
-                and (self._last_dts - packet.dts) * packet.time_base > _CLOCK_RESTART_S
-            ):
+            if self._last_dts is not None and (self._last_dts - packet.dts) * packet.time_base > _CLOCK_RESTART_S:
                 self._runs.append([])
             self._last_dts = packet.dts
         if packet.pts is None or packet.is_discard or not packet.size:

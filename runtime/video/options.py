@@ -124,14 +124,10 @@ def choose_encoder(
         UsageError: an unknown encoder, an option it does not know, a value out of its range.
     """
     deep = info.bit_depth > 8
-    usual = (
-        container.lossless_codec if options.lossless else container.deep_codec if deep else container.codec
-    )
+    usual = container.lossless_codec if options.lossless else container.deep_codec if deep else container.codec
     name = options.codec or usual
     if not name:
-        raise UsageError(
-            f"{container.muxer} has no lossless encoder here", todo="write .mkv, or drop --lossless"
-        )
+        raise UsageError(f"{container.muxer} has no lossless encoder here", todo="write .mkv, or drop --lossless")
     codec = _encoder(name)
     pix_fmt, lines, warnings = _choose_pix_fmt(info, size, codec, options)
     by_frames = codec.name in FIXED_RATE_CODECS or not container.variable_rate
@@ -208,9 +204,7 @@ def _crf_options(codec: Codec, known: dict[str, CodecOption], asked: float | Non
     if codec.name.endswith("_nvenc") and "cq" in known:
         return {"rc": "vbr", "cq": f"{crf:g}"}
     if "crf" not in known:
-        raise UsageError(
-            f"--crf {crf:g}: {codec.name} has no CRF", todo="set its own option with -e name=value"
-        )
+        raise UsageError(f"--crf {crf:g}: {codec.name} has no CRF", todo="set its own option with -e name=value")
     limit = min(known["crf"].max, _CRF_LIMIT.get(codec.name, known["crf"].max))
     if not 0 <= crf <= limit:
         raise UsageError(f"--crf {crf:g} is out of range for {codec.name}", expected=f"0 (best) to {limit:g}")

@@ -105,9 +105,7 @@ def codec_name(stream: Stream) -> str:
     return context.codec.canonical_name if context is not None else (stream.name or "unknown")
 
 
-def describe(
-    path: str, container: av.container.InputContainer, stream: VideoStream, first: VideoFrame
-) -> SourceInfo:
+def describe(path: str, container: av.container.InputContainer, stream: VideoStream, first: VideoFrame) -> SourceInfo:
     """Everything the container and the first decoded frame say."""
     colour, notes = read_colours(first)
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)

@@ -102,7 +102,7 @@ def compare(first: str, second: str, output: str, layout: Layout, at: Position |
         notes: list[str] = []
         for one, other in _pairs(sources, notes):
             pictures = (upright(f.rgb, s.info.display_matrix) for f, s in zip((one, other), sources, strict=True))
-            writer.write(layout.join(*pictures), other.timing)  # type: ignore[arg-type]
+            writer.write(layout.join(*pictures), other.timing)
         return writer.finish().frames, notes
 
 

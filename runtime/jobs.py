@@ -6,6 +6,7 @@ report = upscale_file(Job(source="in.mp4", output="out.mp4"))
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -381,12 +382,13 @@ class _Run:
 
     def _until_it_fits(self, work: Work, kept: Kept) -> Report:
         options = self._planned.options
+        may_tile = self._planned.job.auto_tile or options.tiling is not None
         source: Source | None = self._planned.source
         while True:
             try:
                 return self._attempt(work, kept, options, source or _open(self._planned.job))
             except (OutOfMemory, MemoryError) as error:
-                next_plan = smaller(options, self._planned.canvas)
+                next_plan = smaller(options, self._planned.canvas, tiles=may_tile)
                 if next_plan is None:
                     if isinstance(error, OutOfMemory):
                         raise
@@ -394,6 +396,7 @@ class _Run:
                 before, (options, text) = options.tiling, next_plan
                 told = f"{error.came if isinstance(error, OutOfMemory) else 'out of host memory'}: {text}"
             source = None
+            gc.collect()  # the error's traceback has held the networks and their memory, in a circle
             LOG.warning("%s; going on at frame %d", told, kept.frames)
             kept.changes.append(f"from frame {kept.frames}: {text}")
             kept.plan = session.plan_of(options)
@@ -423,13 +426,14 @@ class _Run:
                 recorded.complete()
                 progress.seconds["encode"] += time.perf_counter() - began
         began = time.perf_counter()
-        complaints = join(planned.output, work.path, kept.segments, work.part)
-        result = self._publish(work, kept, complaints)
+        copied = join(planned.output, work.path, kept.segments, work.part)
+        size = self._publish(work, kept)
+        result = WriteResult(planned.output.path, kept.frames, size, copied.check())
         progress.seconds["join"] += time.perf_counter() - began
         return self._report(result, progress, source, recorded, kept)
 
-    def _publish(self, work: Work, kept: Kept, complaints: tuple[str, ...]) -> WriteResult:
-        """Gives the joined file its name. What was cut off in between is known by the size that is kept before."""
+    def _publish(self, work: Work, kept: Kept) -> int:
+        """Gives the joined file its name and returns its bytes. The size is kept before: it tells a run cut off here."""
         sync_file(work.part)
         kept.size = work.part.stat().st_size
         try:
@@ -439,7 +443,7 @@ class _Run:
             kept.size = None
             raise
         work.finish()
-        return WriteResult(self._planned.output.path, kept.frames, size, complaints)
+        return size
 
     def _upscaler(self, options: Options) -> Upscaler:
         info = self._planned.info

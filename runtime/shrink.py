@@ -10,12 +10,20 @@ from flashvsr_trt.runtime.tiles import DECODER_OVERLAP, DIT_OVERLAP, Grid, Tilin
 from flashvsr_trt.runtime.upscaler import Options
 
 
-def smaller(options: Options, canvas: Canvas) -> tuple[Options, str] | None:
-    """The next smaller plan and what it is, in words; None where there is none. Each call gives less: it ends."""
+def smaller(options: Options, canvas: Canvas, *, tiles: bool = True) -> tuple[Options, str] | None:
+    """The next smaller plan and what it is, in words; None where there is none. Each call gives less: it ends.
+
+    Args:
+        options: the plan that does not fit.
+        canvas: its canvas.
+        tiles: whether tiles may be taken; they change the frames.
+    """
     if options.variant == "long" and not options.phased:
         return replace(options, variant="tiny"), "one network in memory at a time (variant tiny, the same frames)"
     if not options.phased:
         return replace(options, phases=True), "one network in memory at a time (the same frames)"
+    if not tiles:
+        return None
     size = (canvas.height, canvas.width)
     before = None if options.tiling is None else options.tiling
     dit = _halved(size if before is None else before.dit, size, DIT_OVERLAP)

@@ -22,6 +22,7 @@ from flashvsr_trt.runtime.commands import run as run_module
 from flashvsr_trt.runtime.shrink import smaller
 from flashvsr_trt.runtime.upscaler import Options
 from flashvsr_trt.runtime.video import segments as segments_module
+from flashvsr_trt.runtime.video.streams import StreamCopier
 from flashvsr_trt.runtime.work import Work
 
 KILLS = 25
@@ -262,6 +263,32 @@ def test_a_join_that_fails_is_taken_up(monkeypatch):
     assert len(frames_of(Path("out.mkv"))) == 40
 
 
+def test_a_copied_stream_that_fails_does_not_cost_the_video(monkeypatch):
+    clip(30, audio="aac")
+    original = StreamCopier._mux
+
+    def refuse(self, output, packet):
+        if packet.pts and packet.pts > 500:
+            packet.pts, packet.dts = 0, 10  # no muxer takes a frame that is shown before it is decoded
+        original(self, output, packet)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StreamCopier, "_mux", refuse)
+        result = upscale("out.mkv")
+    assert (result.exit_code, "complete but for: audio stream 1 stops at" in result.stderr) == (1, True), result.stderr
+    assert len(frames_of(Path("out.mkv"))) == 30
+    assert left() == ["in.mkv", "out.mkv"]
+
+
+def test_tiles_that_were_forbidden_are_not_taken(monkeypatch):
+    write_clip(Path("in.mkv"), [picture(i, 160, 160) for i in range(5)], Clip("ffv1", "bgr0", options={}))
+    with monkeypatch.context() as patch:
+        failing(patch, 0, OutOfMemory("no memory for the ring"), times=1000)
+        result = call("run", "in.mkv", "-o", "out.mkv", "--tile", "off")
+    assert (result.exit_code, "tiles of" in result.stderr) == (5, False)
+    assert left() == ["in.mkv"]
+
+
 def test_an_output_that_appears_meanwhile_costs_nothing(monkeypatch):
     clip(40)
     with monkeypatch.context() as patch:
@@ -330,6 +357,51 @@ def test_out_of_memory_ends_when_nothing_smaller_is_left(monkeypatch):
     assert "45 frames are kept" in result.stderr
     again = upscale("out.mkv")  # with the plan that was left
     assert again.exit_code == 0
+
+
+class OnTiles:
+    """In place of the networks on tiles: gives the LQ frames back, darker, so that they are told apart."""
+
+    def __init__(self, bundle, backend, settings, tiling, on_work):
+        self.size = settings.canvas.output
+
+    def reset(self):
+        self.step = 0
+
+    def denoise(self, taken):
+        self.step += len(taken)
+        return [np.zeros(1) for _ in taken]
+
+    def decode(self, decoded, conditions):
+        for lq in conditions:
+            yield from lq[:, : self.size[0], : self.size[1]] // 2
+
+    def save_state(self):
+        return {"position": np.asarray(self.step)}
+
+    def load_state(self, arrays):
+        self.step = int(arrays["position"])
+
+
+def test_out_of_memory_goes_on_with_tiles_where_nothing_else_helps(monkeypatch):
+    """From the last kept frame on, also in a later run; the frames before it stay."""
+    write_clip(Path("in.mkv"), [picture(i, 160, 160) for i in range(90)], Clip("ffv1", "bgr0", options={}))
+    monkeypatch.setattr(upscaler, "TiledNetworks", OnTiles)
+    flags = ("run", "in.mkv", "-o", "out.mkv", "--lossless", "--segment", "0.8", "--scene-cut", "off")
+    with monkeypatch.context() as patch:
+        failing(patch, 4, OutOfMemory("no memory for the ring"), times=1000)
+        patch.setattr(OnTiles, "denoise", lambda self, taken: (_ for _ in ()).throw(FlashVSRError("lost")))
+        result = call(*flags)
+    assert (result.exit_code, "tiles of 640x384 pixels" in result.stderr) == (1, True), result.stderr
+    result = call(*flags, "--report", "report.json")
+    assert (result.exit_code, "going on at frame 45" in result.stderr) == (0, True), result.stderr
+    (report,) = json.loads(Path("report.json").read_text())
+    assert report["plan"]["tiling"]["dit"] == [384, 640]
+    assert len(report["plan_changes"]) == 2
+    shown, expected = pixels("out.mkv"), pixels("in.mkv")
+    assert len(shown) == 90
+    darker = [frame.mean() < 0.7 * before.mean() for frame, before in zip(shown, expected, strict=True)]
+    assert darker[45:] == [True] * 45
 
 
 @pytest.mark.parametrize("variant", ["tiny", "long", "full"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import IO
@@ -54,6 +55,28 @@ def prepared(plan: OutputPlan, pixels: Pixels) -> Pixels:
     return upright(pixels, plan.turn)
 
 
+@dataclass(frozen=True)
+class Copied:
+    """What the source's streams could not give (`complaints`), and what the container refused (`failures`)."""
+
+    path: str
+    complaints: tuple[str, ...] = ()
+    failures: tuple[str, ...] = ()
+
+    def check(self) -> tuple[str, ...]:
+        """The complaints. Ask when the video has its name.
+
+        Raises:
+            WriteError: a stream had to be given up; the video is complete.
+        """
+        if self.failures:
+            raise WriteError(
+                f"{self.path} is complete but for: {'; '.join(self.failures)}",
+                todo="the video itself is finished; take the lost stream from the source, or write .mkv",
+            )
+        return self.complaints
+
+
 class OutputFile:
     """The output's container, open at `part` (None: stdout), with every copied stream in step with the video.
 
@@ -101,20 +124,12 @@ class OutputFile:
         if self._copier is not None:
             self._copier.close()
 
-    def complaints(self) -> tuple[str, ...]:
-        """What the source's streams could not give.
-
-        Raises:
-            WriteError: a stream had to be given up; the video is complete.
-        """
+    @property
+    def copied(self) -> Copied:
+        """What became of the copied streams."""
         if self._copier is None:
-            return ()
-        if self._copier.failures:
-            raise WriteError(
-                f"{self._plan.path} is complete but for: {'; '.join(self._copier.failures)}",
-                todo="the video itself is finished; take the lost stream from the source, or write .mkv",
-            )
-        return tuple(self._copier.complaints)
+            return Copied(self._plan.path)
+        return Copied(self._plan.path, tuple(self._copier.complaints), tuple(self._copier.failures))
 
 
 def set_decode_times(packets: list[Packet]) -> None:

@@ -33,7 +33,7 @@ from flashvsr_trt.configs.errors import WriteError
 from flashvsr_trt.runtime.video.frames import FrameTiming, Pixels
 from flashvsr_trt.runtime.video.images import sync_file
 from flashvsr_trt.runtime.video.mux import add_video
-from flashvsr_trt.runtime.video.output import OutputFile, Pictures, set_decode_times
+from flashvsr_trt.runtime.video.output import Copied, OutputFile, Pictures, set_decode_times
 from flashvsr_trt.runtime.video.plan import OutputPlan
 
 _MUXERS = ("nut", "mov")  # the first that knows the codec; both keep packets and time base as they are
@@ -192,7 +192,7 @@ def _reordering(stamps: list[int]) -> int:
     return max((place - rank[stamp] for place, stamp in enumerate(stamps)), default=0)
 
 
-def join(plan: OutputPlan, folder: Path, segments: list[Segment], part: Path) -> tuple[str, ...]:
+def join(plan: OutputPlan, folder: Path, segments: list[Segment], part: Path) -> Copied:
     """Copies the packets of all segments into `part`, with every stream of the source that is kept.
 
     Args:
@@ -201,10 +201,10 @@ def join(plan: OutputPlan, folder: Path, segments: list[Segment], part: Path) ->
         part: the file to write; not synced yet.
 
     Returns:
-        What the source's streams could not give.
+        What became of the copied streams.
 
     Raises:
-        WriteError: a segment is damaged, the disk is full, or a copied stream had to be given up.
+        WriteError: a segment is damaged, or the disk is full.
     """
     assert plan.video is not None
     base = plan.video.encoder.time_base
@@ -230,7 +230,7 @@ def join(plan: OutputPlan, folder: Path, segments: list[Segment], part: Path) ->
     finally:
         if file is not None:
             file.release()
-    return file.complaints()
+    return file.copied
 
 
 def _times(folder: Path, segment: Segment) -> list[tuple[int, int]]:

@@ -153,7 +153,7 @@ class VideoWriter(_BaseWriter):
             raise
         self._settled = True
         self._release()
-        return WriteResult(self.plan.path, self.frames, size, self._file.complaints())
+        return WriteResult(self.plan.path, self.frames, size, self._file.copied.check())
 
     def _release(self) -> None:
         self._file.release()

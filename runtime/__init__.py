@@ -15,7 +15,7 @@ _PUBLIC = {
     "Options": "upscaler",
     "Upscaler": "upscaler",
     "upscale": "upscaler",
-    "upscale_file": "jobs",
+    "upscale_file": "execution",
     "Parameters": None,
     "open_backend": "backends",
     "open_bundle": "bundle",

@@ -13,8 +13,9 @@ from flashvsr_trt.configs.errors import BatchFailed, Cancelled, InputError, Outp
 from flashvsr_trt.runtime.backends.base import Backend
 from flashvsr_trt.runtime.bundle import Bundle
 from flashvsr_trt.runtime.console import LOG
+from flashvsr_trt.runtime.execution import Report, execute
 from flashvsr_trt.runtime.failures import explain, report
-from flashvsr_trt.runtime.jobs import AlreadyDone, Job, Planned, Report, execute, plan
+from flashvsr_trt.runtime.jobs import AlreadyDone, Job, Planned, plan
 from flashvsr_trt.runtime.progress import Display, JsonLines, Status, clock
 from flashvsr_trt.runtime.talk import plan_event, say_plan, say_report
 from flashvsr_trt.runtime.video.images import IMAGE_SUFFIXES, natural_key

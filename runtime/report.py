@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flashvsr_trt.configs.errors import WriteError
-from flashvsr_trt.runtime.jobs import Report
+from flashvsr_trt.runtime.execution import Report
 
 
 def report_of(done: Report) -> dict[str, Any]:

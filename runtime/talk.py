@@ -7,7 +7,8 @@ from dataclasses import asdict
 from flashvsr_trt.runtime.backends.base import Backend
 from flashvsr_trt.runtime.bundle import Bundle
 from flashvsr_trt.runtime.console import LOG, say
-from flashvsr_trt.runtime.jobs import Planned, Report
+from flashvsr_trt.runtime.execution import Report
+from flashvsr_trt.runtime.jobs import Planned
 from flashvsr_trt.runtime.machine import gib, memory
 from flashvsr_trt.runtime.progress import clock
 from flashvsr_trt.runtime.video.frames import ReadStats, SourceInfo

@@ -24,7 +24,8 @@ from media import Clip, picture, write_clip
 from stand_in import NoBackend, StandIn, bundle
 
 from flashvsr_trt.runtime import upscaler
-from flashvsr_trt.runtime.jobs import AlreadyDone, Job, upscale_file
+from flashvsr_trt.runtime.execution import upscale_file
+from flashvsr_trt.runtime.jobs import AlreadyDone, Job
 from flashvsr_trt.runtime.upscaler import Options
 from flashvsr_trt.runtime.video import output as output_module
 from flashvsr_trt.runtime.video.options import OutputOptions

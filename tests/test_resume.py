@@ -16,7 +16,7 @@ from stand_in import NoBackend, StandIn, bundle
 
 from flashvsr_trt.configs.errors import FlashVSRError, OutOfMemory
 from flashvsr_trt.configs.schedule import canvas
-from flashvsr_trt.runtime import jobs, upscaler
+from flashvsr_trt.runtime import execution, upscaler
 from flashvsr_trt.runtime.cli import cli
 from flashvsr_trt.runtime.commands import run as run_module
 from flashvsr_trt.runtime.shrink import smaller
@@ -254,7 +254,7 @@ def test_a_full_disk_keeps_what_is_closed(monkeypatch):
 def test_a_join_that_fails_is_taken_up(monkeypatch):
     clip(40)
     with monkeypatch.context() as patch:
-        patch.setattr(jobs, "join", lambda *args: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+        patch.setattr(execution, "join", lambda *args: (_ for _ in ()).throw(OSError(5, "Input/output error")))
         assert upscale("out.mkv").exit_code == 1
     assert Work("out.mkv").load().finished
     with monkeypatch.context() as patch:
@@ -292,13 +292,13 @@ def test_tiles_that_were_forbidden_are_not_taken(monkeypatch):
 def test_an_output_that_appears_meanwhile_costs_nothing(monkeypatch):
     clip(40)
     with monkeypatch.context() as patch:
-        original = jobs.publish
+        original = execution.publish
 
         def late(part, plan):
             Path("out.mkv").write_bytes(b"precious")
             return original(part, plan)
 
-        patch.setattr(jobs, "publish", late)
+        patch.setattr(execution, "publish", late)
         result = upscale("out.mkv")
     assert (result.exit_code, Path("out.mkv").read_bytes()) == (6, b"precious")
     assert upscale("out.mkv", "-y").exit_code == 0

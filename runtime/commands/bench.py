@@ -22,8 +22,9 @@ from flashvsr_trt.runtime import console, machine
 from flashvsr_trt.runtime.backends import DEVICES, open_backend
 from flashvsr_trt.runtime.backends.base import Backend
 from flashvsr_trt.runtime.bundle import Bundle, open_bundle
+from flashvsr_trt.runtime.execution import Report, execute
 from flashvsr_trt.runtime.interrupt import run_stoppable
-from flashvsr_trt.runtime.jobs import Job, Planned, Report, execute, plan
+from flashvsr_trt.runtime.jobs import Job, Planned, plan
 from flashvsr_trt.runtime.progress import STAGES, Display, Meter, Status, choose_display, clock
 from flashvsr_trt.runtime.sizes import Size, parse_size, parse_tile
 from flashvsr_trt.runtime.talk import say_bundle, say_plan

@@ -137,9 +137,9 @@ class Batch:
     def _one(self, item: Item, cancel: threading.Event) -> None:
         try:
             planned = plan(item.job, self.bundle, self.backend)
-        except AlreadyDone as done:
-            item.state, item.note = "done", done.came
-            LOG.info("%s", done.came)
+        except AlreadyDone as earlier:
+            item.state, item.note = "done", earlier.came
+            LOG.info("%s", earlier.came)
             return
         except OutputExists as error:
             if not self.skip:
@@ -213,8 +213,8 @@ class Batch:
         for item in items:
             try:
                 planned = plan(item.job, self.bundle, self.backend)
-            except AlreadyDone as done:
-                item.state, item.note = "done", done.came
+            except AlreadyDone as earlier:
+                item.state, item.note = "done", earlier.came
             except OutputExists as error:
                 existing.append(error.came)
                 if self.skip:

@@ -76,10 +76,11 @@ def upscale_file(
         bundle: a bundle folder; None takes the packaged one.
         backend: None takes the best one present.
         on_status: called after each frame.
-        cancel: set it from elsewhere to stop within a step; nothing half-written stays.
+        cancel: set it from elsewhere to stop within a step.
 
     Raises:
-        FlashVSRError: see configs.errors; nothing half-written stays.
+        FlashVSRError: see configs.errors. What is finished of a video is kept beside the output, and the same job goes
+            on with it; nothing else stays.
     """
     opened, device = open_bundle(bundle), backend or open_backend()
     planned = plan(job, opened, device)

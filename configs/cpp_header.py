@@ -22,7 +22,7 @@ _SCHEDULE = (
     "REFERENCE_PIXELS",
     "DROPPED_FIRST",
 )
-_CONTRACT = ("LATENT_CHANNELS", "FIRST_LATENTS", "STEP_LATENTS", "STEP_FRAMES", "FIRST_SLABS")
+_CONTRACT = ("LATENT_CHANNELS", "LATENT_FRAMES", "FIRST_LATENTS", "STEP_LATENTS", "STEP_FRAMES", "FIRST_SLABS")
 
 
 def render() -> str:
@@ -92,8 +92,9 @@ def _strings(name: str, values: tuple[str, ...]) -> str:
 
 def _tensor_names() -> str:
     """Names of graphs and of tensors that come once; what comes once a layer has a prefix."""
-    graphs = contract.graphs(Sizes(dim=contract.HEAD_DIM, layers=0, lq_hidden=(1, 1)), causal=True)
-    names = sorted({t.name for graph in graphs.values() for t in (*graph.inputs, *graph.outputs)})
+    sizes = Sizes(dim=contract.HEAD_DIM, layers=0, lq_hidden=(1, 1), vae_caches=((1, 1, 1),))
+    graphs = contract.graphs(sizes, causal=True)
+    names = sorted({t.name for graph in graphs.values() for t in (*graph.inputs, *graph.outputs) if "." not in t.name})
     lines = ["namespace graph {"]
     lines += [f'inline constexpr const char* {name} = "{name}";' for name in graphs if not name.startswith("post_")]
     lines += ['inline constexpr const char* post_prefix = "post_";', "}  // namespace graph", "namespace tensor {"]

@@ -23,7 +23,15 @@ struct Arguments {
   double scale = 4.0;
   int threads = 0;
   unsigned long long seed = 0;
+  int variant = FLASHVSR_VARIANT_LONG;
 };
+
+int variant_of(const std::string& name) {
+  if (name == "long") return FLASHVSR_VARIANT_LONG;
+  if (name == "tiny") return FLASHVSR_VARIANT_TINY;
+  if (name == "full") return FLASHVSR_VARIANT_FULL;
+  throw std::runtime_error("variant " + name + " is unknown; expected: long, tiny or full");
+}
 
 std::int32_t chroma_location(const std::string& colour) {
   if (colour == "420jpeg" || colour == "420") return FLASHVSR_CHROMA_CENTRE;
@@ -108,6 +116,7 @@ void filter(const Arguments& arguments) {
   options.height = source.height;
   options.scale = arguments.scale;
   options.seed = arguments.seed;
+  options.variant = arguments.variant;
   flashvsr::Stream stream(model, options);
 
   y4m::Header target = source;
@@ -131,7 +140,7 @@ void filter(const Arguments& arguments) {
 bool parse(int argc, char** argv, Arguments& arguments) {
   for (int i = 1; i < argc; ++i) {
     const std::string word = argv[i];
-    const bool flag = word == "--scale" || word == "--threads" || word == "--seed";
+    const bool flag = word == "--scale" || word == "--threads" || word == "--seed" || word == "--variant";
     if (flag && ++i == argc) return false;
     if (word == "--scale")
       arguments.scale = std::atof(argv[i]);
@@ -139,6 +148,8 @@ bool parse(int argc, char** argv, Arguments& arguments) {
       arguments.threads = std::atoi(argv[i]);
     else if (word == "--seed")
       arguments.seed = std::strtoull(argv[i], nullptr, 10);
+    else if (word == "--variant")
+      arguments.variant = variant_of(argv[i]);
     else if (arguments.bundle.empty() && word.rfind("--", 0) != 0)
       arguments.bundle = word;
     else
@@ -150,12 +161,14 @@ bool parse(int argc, char** argv, Arguments& arguments) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  Arguments arguments;
-  if (!parse(argc, argv, arguments)) {
-    std::fprintf(stderr, "usage: %s BUNDLE [--scale 4] [--threads N] [--seed 0] < in.y4m > out.y4m\n", argv[0]);
-    return 2;
-  }
   try {
+    Arguments arguments;
+    if (!parse(argc, argv, arguments)) {
+      std::fprintf(stderr,
+                   "usage: %s BUNDLE [--scale 4] [--variant long|tiny|full] [--threads N] [--seed 0] < in.y4m > out.y4m\n",
+                   argv[0]);
+      return 2;
+    }
     filter(arguments);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());

@@ -71,7 +71,7 @@ enum {
 
 enum { FLASHVSR_DEVICE_CPU = 0 };
 enum { FLASHVSR_LOG_ERROR = 0, FLASHVSR_LOG_INFO = 1 };
-enum { FLASHVSR_VARIANT_LONG = 0, FLASHVSR_VARIANT_TINY = 1 };
+enum { FLASHVSR_VARIANT_LONG = 0, FLASHVSR_VARIANT_TINY = 1, FLASHVSR_VARIANT_FULL = 2 };
 enum { FLASHVSR_COLOUR_ADAIN = 0, FLASHVSR_COLOUR_WAVELET = 1, FLASHVSR_COLOUR_NONE = 2 };
 enum { FLASHVSR_FIT_PAD = 0, FLASHVSR_FIT_CROP = 1 };
 enum { FLASHVSR_MEMORY_HOST = 0, FLASHVSR_MEMORY_DEVICE = 1 };
@@ -105,7 +105,7 @@ typedef struct flashvsr_stream_options {
   int32_t width, height;              /* of the frames that will be pushed, pixels; no default */
   double scale;                       /* output is round(scale x input), both sides [4] */
   int32_t output_width, output_height; /* pixels, in place of scale; 0: by scale */
-  int32_t variant;                    /* FLASHVSR_VARIANT_: same frames; tiny holds one network at a time */
+  int32_t variant;                    /* FLASHVSR_VARIANT_: long; tiny: same frames, one network at a time; full: VAE */
   int32_t segment_steps;              /* DiT steps before a decode, variant tiny */
   int32_t colour_fix;                 /* FLASHVSR_COLOUR_ */
   int32_t bits;                       /* 8 or 16 a sample */

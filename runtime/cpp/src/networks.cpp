@@ -20,6 +20,11 @@ std::string post_name(const Settings& settings) {
   return graph::post_prefix + settings.colour_fix + std::to_string(settings.bits);
 }
 
+void upload_frames(const Frame* frames, std::size_t count, const Buffer& whole) {
+  for (std::size_t i = 0; i < count; ++i)
+    upload(frames[i]->data(), frames[i]->bytes(), whole.slots(static_cast<std::int64_t>(i), 1));
+}
+
 }  // namespace
 
 BoundGraph::BoundGraph(std::shared_ptr<const Model> model, const std::string& name, Symbols symbols,
@@ -46,12 +51,6 @@ void BoundGraph::zero_state() {
     const Buffer& before = buffer(pair.second);
     std::memset(before.data, 0, before.bytes());
   }
-}
-
-void BoundGraph::upload_frames(const std::string& name, const Frame* frames, std::size_t count) {
-  const Buffer& whole = buffer(name);
-  for (std::size_t i = 0; i < count; ++i)
-    flashvsr::upload(frames[i]->data(), frames[i]->bytes(), whole.slots(static_cast<std::int64_t>(i), 1));
 }
 
 void BoundGraph::run(const Binding& bound) {
@@ -85,10 +84,12 @@ Networks::Networks(std::shared_ptr<const Model> model, const Settings& settings,
       projector_(model_, graph::lq_proj, symbols_, allocator_),
       dit_first_(model_, graph::dit_first, symbols_, allocator_),
       dit_(model_, graph::dit, symbols_, allocator_),
-      decoder_(model_, graph::tc_decoder, symbols_, allocator_),
+      decoder_(model_, settings.vae ? graph::vae_decoder : graph::tc_decoder, symbols_, allocator_),
       post_(model_, post_name(settings), symbols_, allocator_) {
   if (model_->manifest.causal) projector_first_.emplace(model_, graph::lq_proj_first, symbols_, allocator_);
+  if (settings.vae) decoder_first_.emplace(model_, graph::vae_decoder_first, symbols_, allocator_);
   allocate_all();
+  allocate_decoder();
 }
 
 void Networks::allocate_all() {
@@ -114,7 +115,10 @@ void Networks::allocate_all() {
     for (const char* prefix : {tensor::k_cache_prefix, tensor::v_cache_prefix})
       dit_.allocate(prefix + std::to_string(layer));
   slabs_ = flashvsr::allocate(allocator_, {ring_.slots()}, "int64");
-  decoder_.allocate(tensor::lq);
+}
+
+void Networks::allocate_decoder() {
+  lq_ = post_.make(tensor::lq);
   decoder_.allocate(tensor::frames);
   decoder_.allocate_state();
   post_.allocate(tensor::size);
@@ -149,7 +153,7 @@ void Networks::project(std::int64_t step, const std::vector<Frame>& lq) {
   std::size_t next = 0;
   if (step == 0) {
     if (projector_first_) {
-      projector_first_->upload_frames(tensor::lq, lq.data(), 1);
+      upload_frames(lq.data(), 1, projector_first_->buffer(tensor::lq));
       projector_first_->run({{tensor::lq_cache1_new, projector_.buffer(tensor::lq_cache1)},
                              {tensor::lq_cache2_new, projector_.buffer(tensor::lq_cache2)}});
       projector_first_->release();
@@ -157,7 +161,7 @@ void Networks::project(std::int64_t step, const std::vector<Frame>& lq) {
     next = 1;
   }
   for (std::int64_t i = 0; next < lq.size(); ++i, next += STEP_FRAMES) {
-    projector_.upload_frames(tensor::lq, lq.data() + next, STEP_FRAMES);
+    upload_frames(lq.data() + next, STEP_FRAMES, projector_.buffer(tensor::lq));
     projector_.run({{tensor::lq_tokens, tokens_.slots(STEP_LATENTS * i, STEP_LATENTS)}});
   }
 }
@@ -177,24 +181,52 @@ void Networks::bind_slabs(Range slots, bool cached, Binding* bound) {
   (*bound)[tensor::slabs] = slabs;
 }
 
-std::vector<Frame> Networks::decode(std::int64_t step, const Buffer& latents, std::vector<Frame> lq) {
-  const std::size_t dropped = step == 0 ? DROPPED_FIRST : 0;
-  lq.insert(lq.begin(), dropped, lq.front());
+std::vector<Frame> Networks::decode(std::int64_t step, const Buffer& latents, const std::vector<Frame>& lq) {
   std::vector<Frame> out;
-  for (std::int64_t i = 0; i < latents.shape[0] / STEP_LATENTS; ++i)
-    decode_slab(latents.slots(STEP_LATENTS * i, STEP_LATENTS), lq.data() + STEP_FRAMES * i, &out);
-  out.erase(out.begin(), out.begin() + static_cast<std::ptrdiff_t>(dropped));
+  if (settings_.vae)
+    decode_vae(latents, lq, step == 0, &out);
+  else
+    decode_tc(latents, lq, step == 0 ? DROPPED_FIRST : 0, &out);
+  if (step == 0 && decoder_first_) decoder_first_->release();
   return out;
 }
 
-void Networks::decode_slab(const Buffer& latents, const Frame* lq, std::vector<Frame>* out) {
-  decoder_.upload_frames(tensor::lq, lq, STEP_FRAMES);
-  decoder_.run({{tensor::latents, latents}});
-  post_.run({{tensor::frames, decoder_.buffer(tensor::frames)}, {tensor::lq, decoder_.buffer(tensor::lq)}});
-  const Buffer& pixels = post_.buffer(tensor::pixels);
+// Two latents and their LQ frames to eight frames, of which the first of a stream are dropped.
+void Networks::decode_tc(const Buffer& latents, std::vector<Frame> lq, std::size_t dropped, std::vector<Frame>* out) {
+  lq.insert(lq.begin(), dropped, lq.front());
+  for (std::int64_t call = 0; call < latents.shape[0] / STEP_LATENTS; ++call) {
+    upload_frames(lq.data() + STEP_FRAMES * call, STEP_FRAMES, lq_);
+    decoder_.run({{tensor::latents, latents.slots(STEP_LATENTS * call, STEP_LATENTS)}, {tensor::lq, lq_}});
+    const auto begin = call == 0 ? static_cast<std::int64_t>(dropped) : 0;
+    finish(decoder_.buffer(tensor::frames).slots(begin, STEP_FRAMES - begin), lq_.slots(begin, STEP_FRAMES - begin), out);
+  }
+}
+
+// One latent to four frames, the first of a stream to one.
+void Networks::decode_vae(const Buffer& latents, const std::vector<Frame>& lq, bool first, std::vector<Frame>* out) {
+  std::int64_t done = 0;
+  for (std::int64_t i = 0; i < latents.shape[0]; ++i) {
+    const bool special = first && i == 0;
+    const std::int64_t count = special ? 1 : LATENT_FRAMES;
+    const Buffer frames = decoder_.buffer(tensor::frames).slots(0, count);
+    Binding bound{{tensor::latents, latents.slots(i, 1)}, {tensor::frames, frames}};
+    if (special)
+      for (const auto& [after, before] : decoder_.graph().state) bound[after] = decoder_.buffer(before);
+    (special ? *decoder_first_ : decoder_).run(bound);
+    upload_frames(lq.data() + done, static_cast<std::size_t>(count), lq_);
+    finish(frames, lq_.slots(0, count), out);
+    done += count;
+  }
+}
+
+// Colour fix, cut and integer pixels of frames and their LQ frames.
+void Networks::finish(const Buffer& frames, const Buffer& lq, std::vector<Frame>* out) {
+  const std::int64_t count = frames.shape[0];
+  const Buffer pixels = post_.buffer(tensor::pixels).slots(0, count);
+  post_.run({{tensor::frames, frames}, {tensor::lq, lq}, {tensor::pixels, pixels}});
   const auto bytes = static_cast<std::size_t>(settings_.canvas.output.height * settings_.canvas.output.width * 3 *
                                               (settings_.bits / 8));
-  for (std::int64_t i = 0; i < STEP_FRAMES; ++i) {
+  for (std::int64_t i = 0; i < count; ++i) {
     const Buffer one = pixels.slots(i, 1);
     if (one.bytes() != bytes) bad_bundle("the bundle's pixels are not pictures of " + std::to_string(bytes) + " bytes");
     out->push_back(make_block(allocator_, bytes));
@@ -205,6 +237,11 @@ void Networks::decode_slab(const Buffer& latents, const Frame* lq, std::vector<F
 void Networks::release_denoise() {
   if (projector_first_) projector_first_->release();
   for (BoundGraph* graph : {&projector_, &dit_first_, &dit_}) graph->release();
+}
+
+void Networks::release_decode() {
+  if (decoder_first_) decoder_first_->release();
+  decoder_.release();
 }
 
 Buffer Networks::keep(const Buffer& latents) const {

@@ -23,6 +23,7 @@ struct Settings {
   std::uint64_t seed = 0;
   std::string colour_fix;
   int bits = 8;
+  bool vae = false;  // the Wan VAE's decoder in place of the TCDecoder
 };
 
 // A step graph, loaded on first use, with its own buffers; state is swapped after each run.
@@ -36,12 +37,12 @@ class BoundGraph {
   void allocate_state();
   void zero_state();
   const Buffer& buffer(const std::string& name) const { return buffers_.at(name); }
+  const Graph& graph() const { return *graph_; }
 
   template <typename T>
   void upload(const std::string& name, const std::vector<T>& values) {
     flashvsr::upload(values.data(), values.size() * sizeof(T), buffer(name));
   }
-  void upload_frames(const std::string& name, const Frame* frames, std::size_t count);
 
   // Runs with the buffers named in `bound` in place of, or beside, the graph's own.
   void run(const Binding& bound);
@@ -69,10 +70,10 @@ class Networks {
   // lq: the 25 (step 0) or 8 LQ frames of the step. Gives latents [6 or 2, 16, H/8, W/8], written again by the next call.
   Buffer denoise(std::int64_t step, const std::vector<Frame>& lq);
   // lq: the 21 (step 0) or 8 LQ frames of the step's own output. Gives as many frames [output height, output width, 3].
-  std::vector<Frame> decode(std::int64_t step, const Buffer& latents, std::vector<Frame> lq);
+  std::vector<Frame> decode(std::int64_t step, const Buffer& latents, const std::vector<Frame>& lq);
 
   void release_denoise();
-  void release_decode() { decoder_.release(); }
+  void release_decode();
   // A copy of latents for decoding later, and its way back.
   Buffer keep(const Buffer& latents) const;
   Buffer restore(const Buffer& kept) const;
@@ -81,16 +82,19 @@ class Networks {
   void allocate_all();
   void project(std::int64_t step, const std::vector<Frame>& lq);
   void bind_slabs(Range slots, bool cached, Binding* bound);
-  void decode_slab(const Buffer& latents, const Frame* lq, std::vector<Frame>* out);
+  void allocate_decoder();
+  void decode_tc(const Buffer& latents, std::vector<Frame> lq, std::size_t dropped, std::vector<Frame>* out);
+  void decode_vae(const Buffer& latents, const std::vector<Frame>& lq, bool first, std::vector<Frame>* out);
+  void finish(const Buffer& frames, const Buffer& lq, std::vector<Frame>* out);
 
   std::shared_ptr<const Model> model_;
   Settings settings_;
   std::shared_ptr<Allocator> allocator_;
   KvRing ring_;
   Symbols symbols_;
-  std::optional<BoundGraph> projector_first_;
+  std::optional<BoundGraph> projector_first_, decoder_first_;
   BoundGraph projector_, dit_first_, dit_, decoder_, post_;
-  Buffer tokens_, latents_, slabs_;
+  Buffer tokens_, latents_, slabs_, lq_;
 };
 
 }  // namespace flashvsr

@@ -59,7 +59,7 @@ void check_model_options(const flashvsr_model_options& options) {
 }
 
 Options make_options(const flashvsr_stream_options& from, const Manifest& manifest) {
-  check_range("variant", std::int64_t{from.variant}, FLASHVSR_VARIANT_LONG, FLASHVSR_VARIANT_TINY);
+  check_range("variant", std::int64_t{from.variant}, FLASHVSR_VARIANT_LONG, FLASHVSR_VARIANT_FULL);
   check_range("fit", std::int64_t{from.fit}, FLASHVSR_FIT_PAD, FLASHVSR_FIT_CROP);
   check_range("colour_fix", std::int64_t{from.colour_fix}, 0,
               static_cast<std::int64_t>(contract::COLOUR_FIXES.size()) - 1);
@@ -82,6 +82,7 @@ Options make_options(const flashvsr_stream_options& from, const Manifest& manife
   options.settings.sparse_ratio = from.sparse_ratio;
   options.settings.kv_ratio = from.kv_ratio;
   options.settings.seed = from.seed;
+  options.settings.vae = from.variant == FLASHVSR_VARIANT_FULL;
   options.settings.colour_fix = contract::COLOUR_FIXES[static_cast<std::size_t>(from.colour_fix)];
   options.settings.bits = from.bits;
   return options;

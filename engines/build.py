@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +57,14 @@ class Plan:
     """A built graph and its numbers. Bytes of memory are those that TensorRT told, at the largest shapes."""
 
     graph: str
-    data: Any = field(repr=False)  # TensorRT's own memory, readable as bytes
+    file: str  # its name in the folder that was given
+    sha256: str
+    bytes: int
     seconds: float
     weights: int
     activations: int
     layers: int
     plugins: int
-
-    @property
-    def bytes(self) -> int:
-        return int(self.data.nbytes)
 
 
 class _Watch:
@@ -80,18 +80,20 @@ class _Watch:
         self.plugins += len(_PLUGIN.findall(message))
 
 
-def build_graph(flavour: Flavour, model: StepModel, settings: Settings, report: Report) -> Plan:
-    """Builds one graph.
+def build_graph(flavour: Flavour, model: StepModel, settings: Settings, folder: Path, report: Report) -> Plan:
+    """Builds one graph; the plan is written into `folder` as it is made.
 
     Args:
         flavour: which TensorRT.
         model: what.
         settings: how, and for which GPUs.
+        folder: where the plan goes, as <graph>.plan.
         report: gets a line as work goes on.
 
     Raises:
         BundleError: TensorRT cannot parse it.
         OutOfMemory, FlashVSRError: it cannot be built; with TensorRT's last error.
+        OSError: the plan cannot be written.
     """
     from flashvsr_trt.engines.prepare import prepare  # needs the package onnx, which running does not
 
@@ -110,16 +112,18 @@ def build_graph(flavour: Flavour, model: StepModel, settings: Settings, report: 
         config.progress_monitor = monitor
         for ranges in profiles(graph, settings.tier):
             config.add_optimization_profile(_profile(builder, network, ranges))
-        data = builder.build_serialized_network(network, config)
-        if data is None:
+        writer = _writer(flavour.module, folder / f"{graph.name}.plan")
+        if not writer.fill(builder, network, config):
             raise flavour.failure(
                 f"{graph.name} cannot be built for {', '.join(settings.targets)}", todo=_advice(settings)
             )
     seconds = time.monotonic() - started
-    report(f"{graph.name}: plan of {data.nbytes / MIB:.1f} MiB in {seconds:.1f} s, {watch.plugins} plug-in layers")
+    report(f"{graph.name}: plan of {writer.bytes / MIB:.1f} MiB in {seconds:.1f} s, {watch.plugins} plug-in layers")
     return Plan(
         graph=graph.name,
-        data=data,
+        file=f"{graph.name}.plan",
+        sha256=writer.digest.hexdigest(),
+        bytes=writer.bytes,
         seconds=seconds,
         weights=watch.numbers["Weights"],
         activations=watch.numbers["Activation"],
@@ -200,6 +204,44 @@ def _profile(builder: Any, network: Any, ranges: Profile) -> Any:
         place = chosen.set_shape_input if tensor.is_shape_tensor else chosen.set_shape
         place(tensor.name, r.min, r.opt, r.max)
     return chosen
+
+
+def _writer(trt: Any, path: Path) -> Any:
+    base = getattr(trt, "IStreamWriter", object)
+
+    class Writer(base):  # type: ignore[misc, valid-type]
+        """The plan to a file, piece by piece: in one piece it would be in memory once more."""
+
+        def __init__(self) -> None:
+            base.__init__(self)
+            self.digest, self.bytes = hashlib.sha256(), 0
+            self.error: OSError | None = None
+
+        def fill(self, builder: Any, network: Any, config: Any) -> bool:
+            with open(path, "wb") as self.file:
+                if hasattr(builder, "build_serialized_network_to_stream"):
+                    done = builder.build_serialized_network_to_stream(network, config, self)
+                else:
+                    data = builder.build_serialized_network(network, config)
+                    done = data is not None and self.write(memoryview(data)) > 0
+                if self.error is not None:  # TensorRT takes a failed write for a finished plan
+                    raise self.error
+                self.file.flush()
+                os.fsync(self.file.fileno())
+            return bool(done) and self.bytes > 0
+
+        def write(self, data: Any) -> int:
+            if self.error is None:
+                try:
+                    self.file.write(data)
+                except OSError as error:
+                    self.error = error
+                    return 0
+                self.digest.update(data)
+                self.bytes += len(data)
+            return len(data)
+
+    return Writer()
 
 
 def _monitor(trt: Any, name: str, report: Report) -> Any:

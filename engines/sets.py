@@ -85,7 +85,7 @@ def ensure(
         "bundle": f"{manifest.model} {manifest.model_version} {manifest.precision}",
         "source": str(wanted.bundle.absolute()),
     }
-    return store.create(key, _plans(wanted, report), about, on_wait=on_wait, rebuild=rebuild)
+    return store.create(key, lambda folder: _plans(wanted, folder, report), about, on_wait=on_wait, rebuild=rebuild)
 
 
 def find(wanted: Wanted) -> EngineSet:
@@ -115,8 +115,8 @@ def find_for_gpu(wanted: Wanted, capability: int, name: str) -> EngineSet:
     return find(replace(wanted, targets=(target,)))
 
 
-def _plans(wanted: Wanted, report: Report) -> Iterator[Plan]:
+def _plans(wanted: Wanted, folder: Path, report: Report) -> Iterator[Plan]:
     for name in graph_names(wanted.manifest, wanted.decoder):
         path = wanted.bundle / f"{name}.onnx"
         model = StepModel(path, wanted.manifest.graphs[name], wanted.manifest.precision)
-        yield build_graph(wanted.flavour, model, wanted.settings, report)
+        yield build_graph(wanted.flavour, model, wanted.settings, folder, report)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -10,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
@@ -22,6 +21,7 @@ from flashvsr_trt.engines.key import EngineKey
 if TYPE_CHECKING:
     from flashvsr_trt.engines.build import Plan
 
+Plans = Callable[[Path], Iterable["Plan"]]
 SCHEMA = 1
 FILE_NAME = "engines.json"
 PART = ".part"  # end of the name of a set that is being built
@@ -142,19 +142,19 @@ def open_set(folder: Path, *, hashed: bool = False) -> EngineSet:
 
 def create(
     key: EngineKey,
-    plans: Iterable[Plan],
+    plans: Plans,
     about: dict[str, str],
     *,
     on_wait: Callable[[], None] = lambda: None,
     rebuild: bool = False,
 ) -> EngineSet:
-    """Writes a set, plan by plan as they are built; the folder appears when all are there.
+    """Makes a set, plan by plan; its folder appears when all are there.
 
     Two processes with the same key: the second waits, then takes what the first has made.
 
     Args:
         key: what the plans are valid for.
-        plans: built when they are asked for.
+        plans: builds the plans into the folder that it is given.
         about: "bundle", a line for people, and "source", the bundle's folder.
         on_wait: called when another process is building the same set.
         rebuild: build even if the set is there; the old one stays until the new one is whole.
@@ -208,32 +208,17 @@ def _locked(target: Path, on_wait: Callable[[], None]) -> Iterator[None]:
         lock.release()
 
 
-def _write_set(part: Path, key: EngineKey, plans: Iterable[Plan], about: dict[str, str]) -> None:
+def _write_set(part: Path, key: EngineKey, plans: Plans, about: dict[str, str]) -> None:
     engines = {}
-    for plan in plans:
-        engines[plan.graph] = asdict(_write_plan(part, plan))
-        del plan  # gigabytes, which the next build needs
+    for plan in plans(part):
+        values = asdict(plan)
+        del values["graph"]
+        engines[plan.graph] = asdict(Engine(**values | {"seconds": round(plan.seconds, 2)}))
     data = {"schema": SCHEMA, **about, "key": key.as_dict(), "engines": engines}
     _write(part / FILE_NAME, (json.dumps(data, indent=1, sort_keys=True) + "\n").encode())
 
 
-def _write_plan(part: Path, plan: Plan) -> Engine:
-    data = memoryview(plan.data)
-    file = f"{plan.graph}.plan"
-    _write(part / file, data)
-    return Engine(
-        file=file,
-        sha256=hashlib.sha256(data).hexdigest(),
-        bytes=data.nbytes,
-        weights=plan.weights,
-        activations=plan.activations,
-        layers=plan.layers,
-        plugins=plan.plugins,
-        seconds=round(plan.seconds, 2),
-    )
-
-
-def _write(path: Path, data: Any) -> None:
+def _write(path: Path, data: bytes) -> None:
     with open(path, "wb") as file:
         file.write(data)
         file.flush()

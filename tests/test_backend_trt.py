@@ -127,7 +127,7 @@ def test_set_for_this_gpu_is_found_among_others(run, seeded_bundle_fp16):
 from dataclasses import replace
 from flashvsr_trt.configs.errors import BackendUnavailable
 from flashvsr_trt.engines import sets, store
-from tests.test_engines import FakePlan
+from tests.test_engines import fake as plan
 fake = flavour()
 module.trt.load = lambda name=None: fake
 wanted = sets.Wanted(bundle=bundle.folder, manifest=bundle.manifest, tier=load_tier(8), variant="long", flavour=fake,
@@ -136,9 +136,9 @@ try:
     module.open_tensorrt(bundle, tier=8)
 except BackendUnavailable as error:
     print("engines build" in error.todo)
-store.create(wanted.key(), [FakePlan("dit")], {"bundle": "x", "source": str(bundle.folder)})
+store.create(wanted.key(), plan("dit"), {"bundle": "x", "source": str(bundle.folder)})
 print(module.open_tensorrt(bundle, tier=8).engines.key.targets)
-store.create(replace(wanted, tier=load_tier(12)).key(), [FakePlan("dit")], {"bundle": "x", "source": "x"})
+store.create(replace(wanted, tier=load_tier(12)).key(), plan("dit"), {"bundle": "x", "source": "x"})
 try:
     module.open_tensorrt(bundle, tier=16)
 except BackendUnavailable as error:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -25,9 +27,10 @@ from flashvsr_trt.configs.errors import (
     WriteError,
 )
 from flashvsr_trt.configs.tiers import SIZES, load_tier
+from flashvsr_trt.engines import build as building
 from flashvsr_trt.engines import prepare as preparing
 from flashvsr_trt.engines import sets, store, targets, trt
-from flashvsr_trt.engines.build import StepModel, build_graph
+from flashvsr_trt.engines.build import Plan, StepModel, build_graph
 from flashvsr_trt.engines.key import EngineKey, graph_names
 from flashvsr_trt.engines.profiles import profiles
 
@@ -95,9 +98,13 @@ def test_plug_in_layer_is_in_the_engine(seeded_bundle_fp16):
     assert "node_block_sparse_attention" in layers or "PluginV3" in layers, layers[-3000:]
 
 
-def _build(wanted: sets.Wanted, name: str):
+def _build(wanted: sets.Wanted, name: str) -> Plan:
     model = StepModel(wanted.bundle / f"{name}.onnx", wanted.manifest.graphs[name], wanted.manifest.precision)
-    return build_graph(wanted.flavour, model, wanted.settings, lambda line: None)
+    with tempfile.TemporaryDirectory() as folder:
+        plan = build_graph(wanted.flavour, model, wanted.settings, Path(folder), lambda line: None)
+        data = (Path(folder) / plan.file).read_bytes()
+    assert (len(data), hashlib.sha256(data).hexdigest()) == (plan.bytes, plan.sha256)
+    return plan
 
 
 @needs_rtx
@@ -306,10 +313,22 @@ def test_what_targets_can_run():
 # Key and store; the plans here are a few bytes
 
 
-class FakePlan:
-    def __init__(self, graph: str, data: bytes = b"plan") -> None:
-        self.graph, self.data = graph, data
-        self.seconds, self.weights, self.activations, self.layers, self.plugins = 1.0, 2, 3, 4, 0
+def fake(graph: str, data: bytes = b"plan", folder: Path | None = None):
+    """What builds a plan of those bytes; with a folder, the plan."""
+    if folder is None:
+        return lambda part: [fake(graph, data, part)]
+    (folder / f"{graph}.plan").write_bytes(data)
+    return Plan(
+        graph=graph,
+        file=f"{graph}.plan",
+        sha256=hashlib.sha256(data).hexdigest(),
+        bytes=len(data),
+        seconds=1.0,
+        weights=2,
+        activations=3,
+        layers=4,
+        plugins=0,
+    )
 
 
 def key(**changes) -> EngineKey:
@@ -349,7 +368,7 @@ def test_every_member_of_the_key_has_a_reason():
 @pytest.mark.parametrize("member", CHANGES)
 def test_change_of_a_member_makes_a_set_stale(cache, member):
     value, reason = CHANGES[member]
-    built = store.create(key(), [FakePlan("dit")], {"bundle": "x", "source": "/bundle"})
+    built = store.create(key(), fake("dit"), {"bundle": "x", "source": "/bundle"})
     assert store.find(key(), Path("/bundle")) == built
     changed = key(**{member: value})
     (found,) = key().diff(changed)
@@ -366,7 +385,7 @@ def test_all_reasons_are_told_at_once():
 
 
 def test_other_bundles_set_is_not_called_stale(cache):
-    store.create(key(), [FakePlan("dit")], {"bundle": "x", "source": "/one"})
+    store.create(key(), fake("dit"), {"bundle": "x", "source": "/one"})
     assert store.find(key(bundle="c" * 64), Path("/two")) == store.Stale(())
 
 
@@ -374,7 +393,7 @@ def test_other_bundles_set_is_not_called_stale(cache):
 def test_missing_engines_are_told_with_reasons_and_command(cache, seeded_bundle_fp16):
     wanted = wanted_of(seeded_bundle_fp16)
     old = replace(wanted.key(), version="1.0")
-    store.create(old, [FakePlan("dit")], {"bundle": "x", "source": str(seeded_bundle_fp16)})
+    store.create(old, fake("dit"), {"bundle": "x", "source": str(seeded_bundle_fp16)})
     with pytest.raises(BackendUnavailable) as caught:
         sets.find(wanted)
     assert "the engines were built for 1.0" in str(caught.value)
@@ -382,32 +401,32 @@ def test_missing_engines_are_told_with_reasons_and_command(cache, seeded_bundle_
 
 
 def test_failed_build_leaves_nothing(cache):
-    def plans():
-        yield FakePlan("dit")
+    def plans(folder):
+        yield fake("dit", folder=folder)
         raise OutOfMemory("no memory")
 
     with pytest.raises(OutOfMemory):
-        store.create(key(), plans(), {"bundle": "x", "source": "/b"})
+        store.create(key(), plans, {"bundle": "x", "source": "/b"})
     assert store.all_sets() == []
     assert [p for p in store.root().iterdir() if p.is_dir()] == []
 
 
 def test_rebuild_keeps_the_old_set_until_the_new_one_is_whole(cache):
     about = {"bundle": "x", "source": "/b"}
-    store.create(key(), [FakePlan("dit", b"old")], about)
+    store.create(key(), fake("dit", b"old"), about)
 
-    def plans():
+    def plans(folder):
         assert store.all_sets()[0].path("dit").read_bytes() == b"old"
-        yield FakePlan("dit", b"new")
+        yield fake("dit", b"new", folder)
 
-    built = store.create(key(), plans(), about, rebuild=True)
+    built = store.create(key(), plans, about, rebuild=True)
     assert built.path("dit").read_bytes() == b"new"
-    assert store.create(key(), iter(()), about) == built  # valid: no plan is asked for
+    assert store.create(key(), None, about) == built  # valid: no plan is asked for
 
 
 @pytest.mark.parametrize("damage", ["shorter", "changed", "missing", "json", "schema"])
 def test_damage_is_found(cache, damage):
-    built = store.create(key(), [FakePlan("dit", b"plan of some bytes")], {"bundle": "x", "source": "/b"})
+    built = store.create(key(), fake("dit", b"plan of some bytes"), {"bundle": "x", "source": "/b"})
     plan, index = built.path("dit"), built.folder / store.FILE_NAME
     if damage == "shorter":
         plan.write_bytes(b"plan")
@@ -423,15 +442,13 @@ def test_damage_is_found(cache, damage):
         store.open_set(built.folder, hashed=True)
     if damage != "changed":  # that one costs reading every byte, which only verify does
         assert store.all_sets() == []
-        assert (
-            store.create(key(), [FakePlan("dit")], {"bundle": "x", "source": "/b"}).path("dit").read_bytes() == b"plan"
-        )
+        assert store.create(key(), fake("dit"), {"bundle": "x", "source": "/b"}).path("dit").read_bytes() == b"plan"
 
 
 def test_clean_removes_only_engine_sets(cache):
     about = {"bundle": "x", "source": "/b"}
-    kept = store.create(key(), [FakePlan("dit")], about)
-    gone = store.create(key(version="1.6"), [FakePlan("dit")], about)
+    kept = store.create(key(), fake("dit"), about)
+    gone = store.create(key(version="1.6"), fake("dit"), about)
     stranger = store.root() / "notes"
     stranger.mkdir()
     (stranger / "mine.txt").write_text("mine")
@@ -447,13 +464,13 @@ def test_clean_removes_only_engine_sets(cache):
 BUILDER = """
 import sys, time
 from flashvsr_trt.engines import store
-from tests.test_engines import FakePlan, key
-def plans():
+from tests.test_engines import fake, key
+def plans(folder):
     print("building", flush=True)
-    yield FakePlan("dit")
+    yield fake("dit", folder=folder)
     time.sleep(float(sys.argv[1]))
-    yield FakePlan("lq_proj")
-store.create(key(), plans(), {"bundle": "x", "source": "/b"}, on_wait=lambda: print("waiting", flush=True))
+    yield fake("lq_proj", folder=folder)
+store.create(key(), plans, {"bundle": "x", "source": "/b"}, on_wait=lambda: print("waiting", flush=True))
 print("done", flush=True)
 """
 
@@ -491,13 +508,19 @@ def test_killed_build_leaves_nothing_that_looks_finished(cache):
     assert not [p for p in store.root().iterdir() if p.name.endswith(".part")]
 
 
-def test_full_disk_is_told(cache, monkeypatch):
-    def full(path, data):
-        raise OSError(28, "No space left on device")
+@needs_rtx
+def test_full_disk_is_told(cache, monkeypatch, seeded_bundle_fp16):
+    """Also inside TensorRT, which takes a failed write for a finished plan."""
+    wanted = wanted_of(seeded_bundle_fp16, target="sm89")
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
 
-    monkeypatch.setattr(store, "_write", full)
+    def to_full_disk(path, mode):
+        return open("/dev/full", mode, buffering=0)
+
+    monkeypatch.setattr(building, "open", to_full_disk, raising=False)
     with pytest.raises(WriteError, match="No space left"):
-        store.create(key(), [FakePlan("dit")], {"bundle": "x", "source": "/b"})
+        sets.ensure(wanted, lambda line: None)
     assert store.all_sets() == []
 
 
@@ -570,7 +593,7 @@ def test_command_line(cache, seeded_bundle_fp16, tmp_path):
     from flashvsr_trt.runtime.commands.engines import engines
 
     runner = CliRunner()
-    built = store.create(key(), [FakePlan("dit")], {"bundle": "seeded", "source": "/b"})
+    built = store.create(key(), fake("dit"), {"bundle": "seeded", "source": "/b"})
     listed = runner.invoke(engines, ["list"]).output
     assert built.folder.name in listed
     assert "stale" in listed

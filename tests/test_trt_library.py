@@ -16,7 +16,7 @@ LACKING = trt_library.missing()
 needs_headers = pytest.mark.skipif(bool(LACKING), reason=f"not there: {', '.join(LACKING)}")
 
 PROGRAM = """
-import sys
+import sys, tempfile
 from pathlib import Path
 import numpy as np
 from flashvsr_trt.configs import manifest
@@ -28,7 +28,9 @@ flavour = trt.load("tensorrt_rtx")
 graph = manifest.load(bundle).graphs["dit"]
 def build(library):
     settings = Settings(tier=load_tier(8), targets=("sm89",), plugin_library=library)
-    return build_graph(flavour, StepModel(bundle / "dit.onnx", graph, "fp16"), settings, lambda line: None)
+    model = StepModel(bundle / "dit.onnx", graph, "fp16")
+    with tempfile.TemporaryDirectory() as folder:
+        return build_graph(flavour, model, settings, Path(folder), lambda line: None)
 plan = build(library)
 creator = flavour.module.get_plugin_registry().get_creator("BlockSparseAttention", "1", "flashvsr")
 assert [field.name for field in creator.field_names] == ["heads", "local_range"]

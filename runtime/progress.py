@@ -236,7 +236,9 @@ class Lines:
     def _tick(self) -> None:
         while not self._ended.wait(self._interval):
             now = self._shown.now
-            LOG.info("%s: %s, %s", self._shown.name, _counts(now), now.shares())
+            # The stages' shares come with the first frame; until then there is only the time to tell.
+            shares = f", {now.shares()}" if any(now.seconds.values()) else ""
+            LOG.info("%s: %s%s", self._shown.name, _counts(now), shares)
 
 
 class JsonLines:
@@ -303,7 +305,7 @@ def shortened(name: str, width: int = 24) -> str:
 
 def _counts(status: Status) -> str:
     if status.frames <= status.resumed:
-        return f"{status.read} frames read, {clock(status.elapsed)} gone"
+        return f"no frame yet, {clock(status.elapsed)} gone"
     total = "" if status.total is None else f"/{status.total}"
     left = "" if status.left is None else f", {clock(status.left)} left"
     rate = f"{status.fps:.1f}" if status.fps >= 1 else f"{status.fps:.2g}"

@@ -54,7 +54,8 @@ def test_the_lines_come_while_nothing_happens(capsys):
     lines.end()
     shown = capsys.readouterr().err.splitlines()
     assert len(shown) >= 4
-    assert shown[0].startswith("a.mp4: 0 frames read")
+    assert shown[0].startswith("a.mp4: no frame yet, ")
+    assert "networks" not in shown[0]
     assert shown[-1].startswith("a.mp4: 7 frames, ")
     assert "left" not in shown[-1]
 

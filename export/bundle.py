@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from flashvsr_trt.configs import manifest as manifests
-from flashvsr_trt.configs.contract import BITS, COLOUR_FIXES, Graph, graphs
+from flashvsr_trt.configs.contract import BITS, COLOUR_FIXES, Graph, Sizes, graphs
 from flashvsr_trt.configs.errors import BundleError, OutputExists, UsageError, WriteError
 from flashvsr_trt.configs.manifest import DTYPES, File, Manifest, sha256_of
 from flashvsr_trt.export.colour import Post
@@ -63,6 +63,16 @@ class Options:
         return getattr(torch, DTYPES[self.precision])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """What a bundle holds: the networks' steps, given one network at a time so that only one is in memory."""
+
+    version: str  # of the model: v1 or v1.1
+    sizes: Sizes
+    contract: dict[str, Graph]
+    networks: Iterator[list[Step]]
+
+
 def export_bundle(
     weights: Weights,
     out: Path,
@@ -71,10 +81,31 @@ def export_bundle(
     overwrite: bool = False,
     report: Report = lambda line: None,
 ) -> Manifest:
-    """Writes a bundle to the folder `out`.
+    """Writes a model as a bundle to the folder `out`.
 
     Args:
         weights: the model; its tensors are not changed.
+
+    The other arguments, the result and the errors are those of `write_bundle`.
+    """
+    contract = graphs(weights.sizes, causal=weights.causal)
+    networks = _networks(weights, options, contract)
+    content = Content(version=weights.version, sizes=weights.sizes, contract=contract, networks=networks)
+    return write_bundle(content, out, options, overwrite=overwrite, report=report)
+
+
+def write_bundle(
+    content: Content,
+    out: Path,
+    options: Options,
+    *,
+    overwrite: bool = False,
+    report: Report = lambda line: None,
+) -> Manifest:
+    """Writes step modules as a bundle to the folder `out`.
+
+    Args:
+        content: the step modules.
         out: the bundle's folder, made here; a bundle that is there already is replaced if `overwrite`.
         options: see Options.
         overwrite: replace an existing bundle.
@@ -91,9 +122,8 @@ def export_bundle(
     """
     out = Path(os.path.abspath(out))
     with _folder(out, overwrite=overwrite) as part:
-        contract = graphs(weights.sizes, causal=weights.causal)
         files = WeightFiles(part, storage=options.storage)
-        for network in _networks(weights, options, contract):
+        for network in content.networks:
             for step in network:
                 _write(step, part, files, options)
             files.flush()
@@ -101,18 +131,18 @@ def export_bundle(
                 report(_checked(step, part, options))
             network.clear()  # the module need not stay while the next one is made
         files.close()
-        manifest = _manifest(weights, options, contract, part)
+        manifest = _manifest(content, options, part)
         manifests.save(manifest, part)
     return manifest
 
 
 def _networks(weights: Weights, options: Options, contract: dict[str, Graph]) -> Iterator[list[Step]]:
-    """The steps network by network, made when they are asked for so that only one network is in memory."""
+    """The steps network by network, made when they are asked for."""
 
     def steps(module: nn.Module, file: str, *names: str) -> list[Step]:
         if options.storage == "fp16":
             _round(module)
-        return [Step(graph=contract[name], module=module, file=file) for name in names if name in contract]
+        return steps_of(module, file, names, contract)
 
     lq_proj = LqProj.of(weights.lq_proj, causal=weights.causal, dtype=options.dtype)
     yield steps(lq_proj, "lq_proj.bin", "lq_proj_first", "lq_proj")
@@ -125,8 +155,22 @@ def _networks(weights: Weights, options: Options, contract: dict[str, Graph]) ->
         vae = VaeDecoder.of(weights.vae, dtype=options.dtype)
         yield steps(vae, "vae_decoder.bin", "vae_decoder_first", "vae_decoder")
         del vae
+    yield post_steps(contract)
+
+
+def steps_of(module: nn.Module, file: str, names: Iterable[str], contract: dict[str, Graph]) -> list[Step]:
+    """The steps of those names that the contract has, all computed by `module`, its weights in `file`."""
+    return [Step(graph=contract[name], module=module, file=file) for name in names if name in contract]
+
+
+def post_steps(contract: dict[str, Graph]) -> list[Step]:
+    """The colour fixes, which hold no weights of a model."""
     variants = [(fix, bits) for fix in COLOUR_FIXES for bits in BITS]
-    yield [step for fix, bits in variants for step in steps(Post(fix, bits), "post.bin", f"post_{fix}{bits}")]
+    return [
+        step
+        for fix, bits in variants
+        for step in steps_of(Post(fix, bits), "post.bin", [f"post_{fix}{bits}"], contract)
+    ]
 
 
 def _round(module: nn.Module) -> None:
@@ -160,17 +204,17 @@ def _checked(step: Step, folder: Path, options: Options) -> str:
     return str(validate(step, folder / f"{step.graph.name}.onnx", options.precision))
 
 
-def _manifest(weights: Weights, options: Options, contract: dict[str, Graph], folder: Path) -> Manifest:
+def _manifest(content: Content, options: Options, folder: Path) -> Manifest:
     paths = sorted(path for path in folder.iterdir() if path.suffix in (".onnx", ".bin"))
     return Manifest(
         model=options.model,
         about=options.about,
-        model_version=weights.version,
+        model_version=content.version,
         precision=options.precision,
         local_range=options.local_range,
         op_abi=ABI,
-        sizes=weights.sizes,
-        graphs=contract,
+        sizes=content.sizes,
+        graphs=content.contract,
         files={path.name: File(sha256=sha256_of(path), bytes=path.stat().st_size) for path in paths},
         weights=options.sources,
         meaningful=options.meaningful,

@@ -15,7 +15,7 @@ from typing import Any
 
 LINES = {"clean_psnr": ("clean", "#1f6f8b"), "degraded_psnr": ("degraded", "#c8553d")}
 WIDTH, HEIGHT = 640, 320
-LEFT, RIGHT, TOP, BOTTOM = 56, 96, 16, 44  # margins, with room for the axes' and the lines' names
+LEFT, RIGHT, TOP, BOTTOM = 56, 112, 16, 44  # margins, with room for the axes' and the lines' names
 TICK_DB, TICKS_X = 0.5, 8
 FONT = 'font-family="sans-serif" font-size="12"'
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import json
 from functools import cache
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -15,12 +16,14 @@ from PIL import Image
 from flashvsr_trt.configs import manifest as manifests
 from flashvsr_trt.configs.contract import graphs
 from flashvsr_trt.configs.errors import BundleError
+from flashvsr_trt.export.demo import plot
 from flashvsr_trt.export.demo.reexport import reexport
 from flashvsr_trt.runtime import upscale
 from flashvsr_trt.runtime.backends import open_backend
 from flashvsr_trt.runtime.bundle import open_bundle
 
 DATA = Path(__file__).parent / "data"
+DOCS = Path(__file__).parents[1] / "docs"
 FRAMES = 25  # step 0 and one later step, and a tail that is cut off
 SHOWN = (0, 12, 24)  # the frames of the clip whose means are stored
 BLOCK = 8
@@ -139,3 +142,8 @@ def test_reexport_gives_the_same_bundle(tmp_path):
 def test_reexport_refuses_what_it_cannot_read_back(seeded_bundle_fp16, tmp_path):
     with pytest.raises(BundleError, match="fp16"):
         reexport(seeded_bundle_fp16, tmp_path / "again")
+
+
+def test_drawn_curve_is_the_stored_one():
+    curve = json.loads((DOCS / "demo-curve.json").read_text())["curve"]
+    assert (DOCS / "demo-curve.svg").read_text() == plot.svg(curve)

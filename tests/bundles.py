@@ -10,13 +10,14 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 
 import pytest
+from golden import CASES, Golden
 
 from flashvsr_trt.configs import manifest as manifests
 from flashvsr_trt.configs.errors import BundleError
 from flashvsr_trt.export.bundle import Options, export_bundle
 from flashvsr_trt.export.layouts import DitSizes, LqSizes, TcSizes
 from flashvsr_trt.export.seeded import Config, random_weights
-from flashvsr_trt.export.weights import Weights
+from flashvsr_trt.export.weights import Weights, load
 
 # What an export runs: the modules that the imports above have loaded.
 SOURCES = sorted(
@@ -41,6 +42,14 @@ def seeded(config: pytest.Config, version: str, precision: str = "fp32") -> Path
     options = replace(SEEDED, precision=precision)
     name = f"seeded-{version}-{precision}"
     return cached(config, name, lambda: random_weights(TINY, 0, version=version), options)
+
+
+def golden_full(config: pytest.Config) -> Path:
+    """A bundle of the golden v1.1 weights, with the VAE."""
+    root = Golden(CASES[1]).root / "weights"
+    # The golden v1 case's reach is 11, which on its canvas of one window by two is the same.
+    options = Options(precision="fp32", model="golden", local_range=3, check=False)
+    return cached(config, "golden-full", lambda: load(root, version="v1.1"), options)
 
 
 def cached(config: pytest.Config, name: str, weights: Callable[[], Weights], options: Options) -> Path:

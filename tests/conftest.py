@@ -24,3 +24,9 @@ def seeded_bundle_v1(pytestconfig: pytest.Config) -> Path:
 def seeded_bundle_fp16(pytestconfig: pytest.Config) -> Path:
     """A v1.1 bundle of random weights in fp16, the type that engines are built from; shared and kept likewise."""
     return bundles.seeded(pytestconfig, "v1.1", "fp16")
+
+
+@pytest.fixture(scope="session")
+def full_bundle(pytestconfig: pytest.Config) -> Path:
+    """The golden v1.1 weights with the Wan VAE in fp32: runs every variant; shared and kept likewise."""
+    return bundles.golden_full(pytestconfig)

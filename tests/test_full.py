@@ -6,7 +6,6 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-import bundles
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
@@ -18,13 +17,12 @@ from flashvsr_trt.configs import manifest as manifests
 from flashvsr_trt.configs.contract import evaluate_shape, graphs
 from flashvsr_trt.configs.manifest import File, sha256_of
 from flashvsr_trt.configs.schedule import Parameters
-from flashvsr_trt.export.bundle import Options as ExportOptions
 from flashvsr_trt.export.colour import fix_colour
 from flashvsr_trt.export.external import WeightFiles
 from flashvsr_trt.export.lq_proj import LqProj
 from flashvsr_trt.export.to_onnx import Step, to_model
 from flashvsr_trt.export.vae_decoder import VaeDecoder, rowwise_attention
-from flashvsr_trt.export.weights import LQ_FILE, load
+from flashvsr_trt.export.weights import LQ_FILE
 from flashvsr_trt.runtime.backends.onnxruntime import OrtCpu
 from flashvsr_trt.runtime.bundle import Bundle, open_bundle
 from flashvsr_trt.runtime.upscaler import Options, Upscaler
@@ -32,15 +30,12 @@ from flashvsr_trt.runtime.upscaler import Options, Upscaler
 FRAMES = 5e-4  # of which 2e-4 is the fp16 of the recording, for values within [-1, 1]
 HALF_ULP = 2**-11  # fp16 rounding of the recording where raw values are larger than 1
 STEP_16 = 1 / 32767.5  # of a 16-bit pixel, truncated
-REACH = 3  # the v1 case's is 11, which on its canvas of one window by two is the same
+REACH = 3  # of the bundle
 
 
 @pytest.fixture(scope="module")
-def v11(pytestconfig) -> Bundle:
-    """The golden weights with the VAE, v1.1."""
-    options = ExportOptions(precision="fp32", model="golden", local_range=REACH, check=False)
-    root = Golden(CASES[1]).root / "weights"
-    return open_bundle(bundles.cached(pytestconfig, "golden-full", lambda: load(root, version="v1.1"), options))
+def v11(full_bundle) -> Bundle:
+    return open_bundle(full_bundle)
 
 
 @pytest.fixture(scope="module")

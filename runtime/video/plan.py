@@ -82,9 +82,7 @@ def _default_suffix(info: SourceInfo, suffix: str, options: OutputOptions) -> st
     return suffix if suffix in CONTAINERS and info.path != "-" else ".mkv"
 
 
-def plan_output(
-    info: SourceInfo, path: str | Path, size: tuple[int, int], options: OutputOptions
-) -> OutputPlan:
+def plan_output(info: SourceInfo, path: str | Path, size: tuple[int, int], options: OutputOptions) -> OutputPlan:
     """What will be written to `path`; nothing is created or changed on the disk.
 
     The container is tried with the encoder and all streams in memory, so what is planned here opens later.
@@ -168,18 +166,14 @@ def _plan_images(info: SourceInfo, path: str, size: tuple[int, int], options: Ou
     )
 
 
-def _plan_image(
-    info: SourceInfo, path: str, suffix: str, size: tuple[int, int], options: OutputOptions
-) -> OutputPlan:
+def _plan_image(info: SourceInfo, path: str, suffix: str, size: tuple[int, int], options: OutputOptions) -> OutputPlan:
     if info.kind != "image":
         raise UsageError(
             f"{path} names one image, the source has {info.frames or 'several'} frames",
             todo="give --png and a folder, or a video name",
         )
     if suffix not in WRITABLE_SUFFIXES:
-        raise UsageError(
-            f"{path}: {suffix} is read but not written", expected=" ".join(sorted(WRITABLE_SUFFIXES))
-        )
+        raise UsageError(f"{path}: {suffix} is read but not written", expected=" ".join(sorted(WRITABLE_SUFFIXES)))
     if options.lossless and suffix in (".jpg", ".jpeg"):
         raise UsageError(f"--lossless: {suffix} is a lossy format", todo="write .png")
     _no_encoder_flags(options, "an image")
@@ -224,9 +218,7 @@ def _named(stream: StreamInfo) -> str:
     return f"{stream.kind} stream {stream.index} ({stream.codec}{language})"
 
 
-def _refused_stream(
-    info: SourceInfo, target: VideoTarget, streams: list[StreamInfo]
-) -> tuple[StreamInfo, str] | None:
+def _refused_stream(info: SourceInfo, target: VideoTarget, streams: list[StreamInfo]) -> tuple[StreamInfo, str] | None:
     """The first stream the container refuses, and why.
 
     Raises:
@@ -276,21 +268,15 @@ def _lines(plan: OutputPlan, streams: list[StreamInfo]) -> list[str]:
         *encoder.lines,
     ]
     if target.muxer == "yuv4mpegpipe":
-        lines.append(
-            "y4m names neither colour matrix nor time stamps: tell the next program the matrix above"
-        )
+        lines.append("y4m names neither colour matrix nor time stamps: tell the next program the matrix above")
     elif plan.info.colour.matrix_assumed and target.colour.matrix:
-        lines.append(
-            "the output names the colour matrix that the source leaves open, so that both look alike"
-        )
+        lines.append("the output names the colour matrix that the source leaves open, so that both look alike")
     if encoder.time_base != plan.info.time_base and plan.info.kind == "video":
         lines.append(
             f"{target.muxer} with {encoder.codec} counts in frames: stamps are rounded to 1/{plan.info.rate} s"
         )
     if plan.turn is not None:
-        lines.append(
-            f"{target.muxer} carries no rotation: the pictures are turned by {plan.info.rotation} degrees"
-        )
+        lines.append(f"{target.muxer} carries no rotation: the pictures are turned by {plan.info.rotation} degrees")
     elif plan.info.display_matrix is not None:
         lines.append(f"rotation by {plan.info.rotation} degrees is carried over")
     if streams:

@@ -69,9 +69,7 @@ class StreamCopier:
 
     def _read(self) -> Iterator[tuple[Fraction, Packet]]:
         """(time in seconds, packet) of the copied streams from the cut on, time stamps moved to the cut."""
-        moving = [
-            self._input.streams[i] for i in self._indexes if self._input.streams[i].type != "attachment"
-        ]
+        moving = [self._input.streams[i] for i in self._indexes if self._input.streams[i].type != "attachment"]
         if not moving:
             return
         if self._start is not None:

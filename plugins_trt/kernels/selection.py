@@ -104,7 +104,7 @@ def select_threshold(scores, thresholds, topk, count, BLOCK: tl.constexpr):
         digit = tl.max(tl.where(at_least >= wanted, bins, 0), axis=0)
         wanted -= tl.sum(tl.where(bins > digit, histogram, 0), axis=0)
         prefix = prefix | (digit << shift)
-    tl.store(thresholds + group, prefix.to(tl.float32, bitcast=True))
+    tl.store(thresholds + group, tl.cast(prefix, tl.float32, bitcast=True))
 
 
 @triton.jit

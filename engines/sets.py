@@ -109,7 +109,7 @@ def find_for_gpu(wanted: Wanted, capability: int, name: str) -> EngineSet:
     """As `find`, of any set that is for a GPU of that compute capability, e.g. 89, and name, among others."""
     for found in store.all_sets():
         targets = found.key.targets
-        if serves(targets, capability, name) and not found.key.diff(replace(wanted, targets=targets).key()):
+        if serves(targets, capability, name) and not found.diff(replace(wanted, targets=targets).key()):
             return found
     target = f"sm{capability}" if wanted.flavour.architectures else exact_name(capability, name)
     return find(replace(wanted, targets=(target,)))

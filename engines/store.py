@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -50,6 +51,7 @@ class EngineSet:
     engines: dict[str, Engine]
     bundle: str  # what the bundle says of itself, for people
     source: str  # the bundle's folder at the time
+    refused: str = ""  # what `engines verify` has found wrong
 
     def path(self, graph: str) -> Path:
         return self.folder / self.engines[graph].file
@@ -57,6 +59,21 @@ class EngineSet:
     @property
     def bytes(self) -> int:
         return sum(engine.bytes for engine in self.engines.values())
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the plans carry the plug-in in C++."""
+        return bool(self.key.flags.get("plugin_library"))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the plans: the identity of what is run."""
+        plans = sorted(f"{name} {engine.sha256}" for name, engine in self.engines.items())
+        return hashlib.sha256("\n".join(plans).encode()).hexdigest()
+
+    def diff(self, key: EngineKey) -> list[str]:
+        """Why the set does not serve `key`; empty if it does."""
+        return [*self.key.diff(key), *([f"verify has refused it: {self.refused}"] if self.refused else [])]
 
 
 @dataclass(frozen=True)
@@ -77,14 +94,15 @@ def folder_of(key: EngineKey) -> Path:
     """Where the set of this key goes."""
     target = "+".join(key.targets)
     short = {"tensorrt_rtx": "rtx", "tensorrt": "trt"}[key.flavour]
-    return root() / f"{key.bundle[:12]}-{key.tier}-{key.decoder}-{short}{key.version}-{target}"
+    embedded = "-embedded" if key.flags.get("plugin_library") else ""
+    return root() / f"{key.bundle[:12]}-{key.tier}-{key.decoder}-{short}{key.version}-{target}{embedded}"
 
 
 def find(key: EngineKey, source: Path) -> EngineSet | Stale:
     """The set of that key; or the sets of the same bundle (by content or by folder) and tier that it is not."""
     stale = []
     for found in all_sets():
-        reasons = found.key.diff(key)
+        reasons = found.diff(key)
         if not reasons:
             return found
         same_bundle = found.key.bundle == key.bundle or found.source == str(source)
@@ -127,6 +145,7 @@ def open_set(folder: Path, *, hashed: bool = False) -> EngineSet:
             engines=engines,
             bundle=data["bundle"],
             source=data["source"],
+            refused=data.get("refused", ""),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{path} cannot be read: {error}", expected="an engine set", todo=redo) from error
@@ -190,7 +209,7 @@ def _valid(folder: Path, key: EngineKey) -> EngineSet | None:
         found = open_set(folder)
     except BundleError:
         return None
-    return None if found.key.diff(key) else found
+    return None if found.diff(key) else found
 
 
 @contextmanager
@@ -223,6 +242,22 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def refuse(found: EngineSet, reason: str) -> None:
+    """Marks a set as bad: nothing takes it from now on, and `ensure` builds it again.
+
+    Raises:
+        WriteError: the mark cannot be written.
+    """
+    path = found.folder / FILE_NAME
+    part = path.with_name(f".{FILE_NAME}{PART}")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8")) | {"refused": reason}
+        _write(part, (json.dumps(data, indent=1, sort_keys=True) + "\n").encode())
+        os.replace(part, path)
+    except OSError as error:
+        raise WriteError(f"{path} cannot be written: {error}") from error
 
 
 def _replace(part: Path, target: Path) -> None:
@@ -262,5 +297,4 @@ def clean(*, keep: Callable[[EngineSet], bool] = lambda found: False) -> list[Pa
 
 def _ours(folder: Path) -> bool:
     """Nothing that a user put beside the sets is ever removed."""
-    names = {path.name for path in folder.iterdir()}
-    return names <= {FILE_NAME} | {name for name in names if name.endswith(".plan")}
+    return all(path.name == FILE_NAME or path.name.endswith((".plan", PART)) for path in folder.iterdir())

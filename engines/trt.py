@@ -131,6 +131,21 @@ def load(name: str | None = None) -> Flavour:
     )
 
 
+def installed() -> list[str]:
+    """The flavours that can be imported.
+
+    Raises:
+        BackendUnavailable: none.
+    """
+    found = []
+    for name in FLAVOURS:
+        try:
+            found.append(load(name).name)
+        except BackendUnavailable:
+            continue
+    return found or [load().name]
+
+
 def link_library(folder: Path | None = None) -> None:
     """Gives libtensorrt_rtx its unversioned name, which the ONNX parser opens and the wheel lacks.
 

@@ -1,13 +1,13 @@
 """How a picture of some size is computed in the memory of a tier: order, tiles, and a budget of device memory.
 
-Weights and scratch memory are what TensorRT told when the engines were built; without engines they are estimated.
-Buffers follow from the contract. Nothing here touches a GPU.
+`plan` finds it, `planned` gives the options that run it. Weights and scratch memory are what TensorRT told when the
+engines were built; without engines they are estimated. Buffers follow from the contract. Nothing here touches a GPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -16,11 +16,12 @@ from flashvsr_trt.configs.contract import STEP_FRAMES, Tensor, evaluate_shape
 from flashvsr_trt.configs.errors import OutOfMemory, UsageError
 from flashvsr_trt.configs.manifest import Manifest
 from flashvsr_trt.configs.schedule import GRID, Canvas
-from flashvsr_trt.configs.tiers import MIB, USABLE, Tier
+from flashvsr_trt.configs.tiers import GIB, MIB, SIZES, USABLE, Tier, load_tier
 from flashvsr_trt.engines.key import DECODERS
 from flashvsr_trt.engines.profiles import PICTURE, largest
 from flashvsr_trt.runtime.backends.base import ITEM_BYTES
 from flashvsr_trt.runtime.tiles import DECODER_OVERLAP, DIT_OVERLAP, Axis, Tiling
+from flashvsr_trt.runtime.upscaler import Options
 
 if TYPE_CHECKING:
     from flashvsr_trt.engines.store import EngineSet
@@ -30,12 +31,20 @@ SCRATCH = {
     "lq_proj_first": 53.0, "lq_proj": 376.0, "dit_first": 1288.0, "dit": 430.0, "tc_decoder": 5410.0,
     "vae_decoder_first": 1668.0, "vae_decoder": 6054.0, "post": 49.0,
 }  # fmt: skip
-_DENOISE, _DECODE, _POST = ("lq_proj", "dit"), ("decoder",), ("post",)
+_DECODER = "decoder"
+_DENOISE, _DECODE, _POST = ("lq_proj", "dit"), (_DECODER,), ("post",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What shall be planned."""
+    """What shall be planned.
+
+    Attributes:
+        variant: tiny always lets the networks take turns in memory; long and full only where they do not fit together.
+        tiling: tiles that were asked for; None leaves them to the plan.
+        may_tile: whether the plan may cut the picture; tiles change the frames.
+        bounded: whether engines bound the shapes: those of a tier take no larger tile and no larger picture.
+    """
 
     manifest: Manifest
     canvas: Canvas
@@ -44,6 +53,9 @@ class Work:
     kv_ratio: float = 3.0
     colour_fix: str = "adain"
     bits: int = 8
+    tiling: Tiling | None = None
+    may_tile: bool = True
+    bounded: bool = True
 
     @property
     def decoder(self) -> str:
@@ -56,6 +68,12 @@ class Work:
     @property
     def size(self) -> tuple[int, int]:
         return self.canvas.height, self.canvas.width
+
+    def most(self, network: str) -> tuple[int, int]:
+        """Largest (height, width) that the "dit" or the "decoder" takes at once."""
+        if not self.bounded:
+            return self.size
+        return self.tier.tile if network == "dit" else self.tier.decoder_tile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +92,14 @@ class Phase:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How the work is done. `tiling` None: the canvas is one tile."""
+    """How the work is done. `tiling` None: the canvas is one tile. `turns`: the networks take turns in memory."""
 
     work: Work
     tiling: Tiling | None
+    turns: bool
     tiles: tuple[int, int]  # of the DiT, of the decoder
     phases: tuple[Phase, ...]
-    recorded: bool  # by a build; else estimated
+    engines: EngineSet | None  # whose build has told the numbers; None: they are estimated
 
     @property
     def peak(self) -> int:
@@ -93,41 +112,71 @@ class Plan:
 
 
 def plan(work: Work, engines: EngineSet | None = None) -> Plan:
-    """The plan with the least work that fits the tier's budget.
+    """The plan with the least work that fits the tier's budget: whole, with the networks taking turns, or in tiles.
 
     Raises:
-        UsageError: the picture is larger than any engine takes, or kv_ratio asks for more slots than the tier has.
-        OutOfMemory: not even the smallest tiles fit.
+        UsageError: the picture or the tiles are larger than engines take, or kv_ratio asks for more slots than the
+            tier has.
+        OutOfMemory: not even the smallest tiles fit, or tiles are not allowed.
     """
     _check(work)
     numbers = _Numbers(work, engines)
-    whole = _untiled(work, numbers)
-    if whole is not None and whole.fits:
-        return whole
-    dit = _best_tile(work, numbers, "dit")
-    decoder = _best_tile(work, numbers, "decoder")
-    phases = tuple(
-        numbers.phase(name, graphs, size, 1 if name == "post" else STEP_FRAMES)
-        for name, graphs, size in (
-            ("denoise", _DENOISE, dit),
-            ("decode", _DECODE, decoder),
-            ("post", _POST, work.size),
+    if work.tiling is not None:
+        made = _tiled(work, numbers, work.tiling)
+        if not made.fits:
+            raise _too_small(work, made.peak)
+        return made
+    wholes = list(_untiled(work, numbers))
+    for whole in wholes:
+        if whole.fits:
+            return whole
+    if not work.may_tile:
+        if wholes:
+            raise _too_small(work, wholes[-1].peak)
+        height, width = work.most("dit")
+        raise UsageError(
+            f"{work.canvas.width}x{work.canvas.height} in tier {work.tier.name} without tiles",
+            expected=f"at most {width}x{height}: its engines take no more at once",
+            todo="drop --tile off, or take a larger tier",
         )
+    best = Tiling(dit=_best_tile(work, numbers, "dit"), decoder=_best_tile(work, numbers, _DECODER))
+    made = _tiled(work, numbers, best)
+    if not made.fits:
+        raise _too_small(work, made.peak)
+    return made
+
+
+def planned(made: Plan, options: Options) -> Options:
+    """The options that run the plan."""
+    if made.tiling is not None:
+        return replace(options, tiling=made.tiling)
+    return replace(options, phases=options.phases or (made.turns and options.variant != "tiny"))
+
+
+def work_of(manifest: Manifest, canvas: Canvas, options: Options, tier: Tier, *, may_tile: bool) -> Work:
+    """What `options` ask for, in a tier."""
+    return Work(
+        manifest=manifest,
+        canvas=canvas,
+        tier=tier,
+        variant=options.variant,
+        kv_ratio=options.parameters.kv_ratio,
+        colour_fix=options.colour_fix,
+        bits=options.bits,
+        tiling=options.tiling,
+        may_tile=may_tile,
     )
-    tiled = Plan(
-        work=work,
-        tiling=Tiling(dit=dit, decoder=decoder),
-        tiles=(_tiles(work.size, dit, DIT_OVERLAP), _tiles(work.size, decoder, DECODER_OVERLAP)),
-        phases=phases,
-        recorded=engines is not None,
-    )
-    if not tiled.fits:
-        raise _too_small(work, tiled.peak)
-    return tiled
+
+
+def card(memory: int) -> Tier:
+    """A card of that many bytes as a tier, for a back end without engines: nothing but its memory bounds the shapes."""
+    whole = load_tier(max(SIZES))
+    gib = memory / GIB
+    return replace(whole, name=f"{gib:.0f} GiB card", memory_gib=int(gib), kv_slots=2**31)
 
 
 def _check(work: Work) -> None:
-    if max(work.size) > PICTURE:
+    if work.bounded and max(work.size) > PICTURE:
         raise UsageError(
             f"the picture is {work.canvas.width}x{work.canvas.height}",
             expected=f"at most {PICTURE} a side: engines are built for no more",
@@ -138,42 +187,69 @@ def _check(work: Work) -> None:
             f"kv_ratio {work.kv_ratio:g} needs {schedule.ring_slots(work.kv_ratio)} slots in the KV ring",
             expected=f"at most {work.tier.kv_slots} in tier {work.tier.name}",
         )
+    if work.tiling is not None:
+        for network, tile in (("dit", work.tiling.dit), (_DECODER, work.tiling.decoder)):
+            most = work.most(network)
+            if any(min(side, whole) > limit for side, whole, limit in zip(tile, work.size, most, strict=True)):
+                raise UsageError(
+                    f"tiles of {tile[1]}x{tile[0]} for the {network}",
+                    expected=f"at most {most[1]}x{most[0]} in tier {work.tier.name}: its engines take no more",
+                    todo="take smaller tiles, a larger tier, or --tile auto",
+                )
 
 
-def _untiled(work: Work, numbers: _Numbers) -> Plan | None:
-    """The whole canvas at once, if the engines take it."""
-    for most in (work.tier.tile, work.tier.decoder_tile):
+def _untiled(work: Work, numbers: _Numbers) -> Iterator[Plan]:
+    """The whole canvas at once, if the engines take it: all networks in memory together, then in turns."""
+    for most in (work.most("dit"), work.most(_DECODER)):
         if work.size[0] > most[0] or work.size[1] > most[1]:
-            return None
+            return
     parts = [
         numbers.phase(name, graphs, work.size, STEP_FRAMES)
         for name, graphs in (("denoise", _DENOISE), ("decode", (*_DECODE, *_POST)))
     ]
-    if work.variant == "tiny":  # weights take turns, buffers stay
-        buffers = sum(part.buffers for part in parts)
-        phases = [Phase(name=p.name, weights=p.weights, buffers=buffers, scratch=p.scratch) for p in parts]
-    else:
-        phases = [
-            Phase(
-                name="all",
-                weights=sum(part.weights for part in parts),
-                buffers=sum(part.buffers for part in parts),
-                scratch=max(part.scratch for part in parts),  # one block for all: graphs run one after the other
-            )
-        ]
-    return Plan(work=work, tiling=None, tiles=(1, 1), phases=tuple(phases), recorded=numbers.recorded)
+    buffers = sum(part.buffers for part in parts)  # they stay in both cases
+    together = Phase(
+        name="all",
+        weights=sum(part.weights for part in parts),
+        buffers=buffers,
+        scratch=max(part.scratch for part in parts),  # one block for all: graphs run one after the other
+    )
+    if work.variant != "tiny":
+        yield _plan(work, numbers, None, [together], turns=False)
+    yield _plan(work, numbers, None, [replace(part, buffers=buffers) for part in parts], turns=True)
+
+
+def _tiled(work: Work, numbers: _Numbers, tiling: Tiling) -> Plan:
+    dit, decoder = (
+        tuple(min(sides) for sides in zip(tile, work.size, strict=True)) for tile in (tiling.dit, tiling.decoder)
+    )
+    phases = [
+        numbers.phase(name, graphs, size, 1 if name == "post" else STEP_FRAMES)
+        for name, graphs, size in (("denoise", _DENOISE, dit), ("decode", _DECODE, decoder), ("post", _POST, work.size))
+    ]
+    return _plan(work, numbers, tiling, phases, turns=True)
+
+
+def _plan(work: Work, numbers: _Numbers, tiling: Tiling | None, phases: list[Phase], *, turns: bool) -> Plan:
+    counts = (1, 1)
+    if tiling is not None:
+        counts = (
+            _tiles(work.size, tiling.dit, tiling.dit_overlap),
+            _tiles(work.size, tiling.decoder, tiling.decoder_overlap),
+        )
+    engines = numbers.engines
+    return Plan(work=work, tiling=tiling, turns=turns, tiles=counts, phases=tuple(phases), engines=engines)
 
 
 def _best_tile(work: Work, numbers: _Numbers, network: str) -> tuple[int, int]:
     """The tile with the least pixels to compute in all, of those that fit; fewer tiles where that is equal."""
     of_dit = network == "dit"
-    most = work.tier.tile if of_dit else work.tier.decoder_tile
     overlap = DIT_OVERLAP if of_dit else DECODER_OVERLAP
     graphs = _DENOISE if of_dit else _DECODE
     budget = work.tier.budget - work.tier.reserve_mib * MIB
     found = []
     smallest = 0
-    for size in _candidates(work.size, most, overlap):
+    for size in _candidates(work.size, work.most(network), overlap):
         total = numbers.phase(network, graphs, size, STEP_FRAMES).total
         smallest = min(smallest or total, total)
         if total <= budget:
@@ -209,8 +285,7 @@ class _Numbers:
     """Bytes that graphs and their buffers take."""
 
     def __init__(self, work: Work, engines: EngineSet | None) -> None:
-        self._work, self._engines = work, engines
-        self.recorded = engines is not None
+        self._work, self.engines = work, engines
         self._names = {"decoder": work.decoder, "post": work.post}
 
     def phase(self, name: str, graphs: Iterable[str], size: tuple[int, int], frames: int) -> Phase:
@@ -232,8 +307,8 @@ class _Numbers:
         )
 
     def _weights(self, graph: str) -> int:
-        if self._engines is not None:
-            return self._engines.engines[graph].bytes  # the plan holds the weights and the code
+        if self.engines is not None:
+            return self.engines.engines[graph].bytes  # the plan holds the weights and the code
         file = self._work.manifest.files.get(f"{graph.removesuffix('_first')}.bin")
         eighth = self._work.tier.weights == "fp8" and graph in ("dit", "dit_first")
         return file.bytes // (2 if eighth else 1) if file else 0
@@ -243,12 +318,12 @@ class _Numbers:
         pixels = prod(size)
         if graph.startswith("post"):
             pixels *= frames
-        if self._engines is None:
+        if self.engines is None:
             per_pixel = SCRATCH["post" if graph.startswith("post") else graph]
             return int(per_pixel * pixels)
         most = largest(work.manifest.graphs[graph], work.tier)
         built = max(s["H"] * s["W"] * (s["T"] if graph.startswith("post") else 1) for s in most)
-        return int(self._engines.engines[graph].activations * pixels / built)
+        return int(self.engines.engines[graph].activations * pixels / built)
 
     def _buffers(self, graphs: Iterable[str], size: tuple[int, int], frames: int) -> int:
         """Of all inputs and outputs, but for those that lie inside others: new slabs in the ring, tokens, latents."""

@@ -127,7 +127,7 @@ def test_set_for_this_gpu_is_found_among_others(run, seeded_bundle_fp16):
 from dataclasses import replace
 from flashvsr_trt.configs.errors import BackendUnavailable
 from flashvsr_trt.engines import sets, store
-from tests.test_engines import fake as plan
+from tests.engine_sets import fake as plan
 fake = flavour()
 module.trt.load = lambda name=None: fake
 wanted = sets.Wanted(bundle=bundle.folder, manifest=bundle.manifest, tier=load_tier(8), variant="long", flavour=fake,

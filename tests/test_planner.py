@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,15 @@ from flashvsr_trt.configs import contract, schedule
 from flashvsr_trt.configs.cache import cache_root
 from flashvsr_trt.configs.errors import BackendUnavailable, OutOfMemory, UsageError
 from flashvsr_trt.configs.manifest import File, Manifest
+from flashvsr_trt.configs.schedule import Parameters
 from flashvsr_trt.configs.tiers import SIZES, load_tier, read_tier
 from flashvsr_trt.engines.key import EngineKey
 from flashvsr_trt.engines.store import Engine, EngineSet
 from flashvsr_trt.runtime import planner
-from flashvsr_trt.runtime.backends.tensorrt import check_gpu, pick_profile
+from flashvsr_trt.runtime.backends.tensorrt import check_gpu, pick_profile, tiers_of
 from flashvsr_trt.runtime.commands.plan import lines
-from flashvsr_trt.runtime.tiles import Grid
+from flashvsr_trt.runtime.tiles import Grid, Tiling
+from flashvsr_trt.runtime.upscaler import Options
 
 GIB = 2**30
 
@@ -62,6 +65,61 @@ def test_every_tier_plans_every_size_within_its_budget(tier, variant, height, wi
     text = "\n".join(lines(made))
     assert f"tier      {tier}gb" in text
     assert "estimated" in text
+    options = planner.planned(made, Options(variant=variant))
+    assert (options.tiling, options.phased) == (made.tiling, made.turns)
+
+
+def test_networks_take_turns_before_the_picture_is_cut():
+    """Turns give the same frames, tiles do not. Peaks fall from one to the next."""
+    asked = work(24, 768, 1408, "long")
+    together = planner.plan(asked)
+    assert (together.turns, together.tiling, len(together.phases)) == (False, None, 1)
+    tight = replace(asked, tier=replace(asked.tier, memory_gib=int(together.peak / GIB / 0.92)))
+    turns = planner.plan(tight)
+    assert (turns.turns, turns.tiling) == (True, None)
+    assert turns.peak < together.peak
+    assert planner.planned(turns, Options(variant="long")).phased
+    assert not planner.planned(together, Options(variant="long")).phased
+    cut = planner.plan(replace(asked, tier=replace(asked.tier, memory_gib=int(turns.peak / GIB / 0.92))))
+    assert cut.tiling is not None
+    with pytest.raises(OutOfMemory):
+        planner.plan(replace(cut.work, may_tile=False))
+
+
+def test_tiles_that_were_asked_for():
+    tiling = Tiling(dit=(512, 640), decoder=(768, 768))
+    made = planner.plan(work(8, 1080, 1920, tiling=tiling))
+    assert made.tiling == tiling
+    assert planner.planned(made, Options(tiling=tiling)).tiling == tiling
+    with pytest.raises(UsageError, match="tiles of 1024x1024 for the dit"):
+        planner.plan(work(8, 1080, 1920, tiling=Tiling(dit=(1024, 1024), decoder=(512, 512))))
+    # A tile that covers the picture is no larger than the picture.
+    assert planner.plan(work(8, 512, 768, tiling=Tiling(dit=(2048, 2048), decoder=(768, 768)))).tiles == (1, 1)
+    with pytest.raises(UsageError, match="without tiles"):
+        planner.plan(work(8, 1080, 1920, may_tile=False))
+
+
+def test_work_of_options():
+    options = Options(variant="full", colour_fix="wavelet", bits=16, parameters=Parameters(kv_ratio=2.0))
+    canvas = schedule.canvas(270, 480, output=(1080, 1920))
+    made = planner.work_of(real_manifest(), canvas, options, load_tier(12), may_tile=False)
+    assert (made.decoder, made.post, made.kv_ratio, made.may_tile) == ("vae_decoder", "post_wavelet16", 2.0, False)
+
+
+@pytest.mark.parametrize(("gib", "tiled"), [(141, False), (80, True), (24, True)])
+def test_card_without_engines_is_bounded_by_its_memory_alone(gib, tiled):
+    """4K by a back end that takes any shape: 34 GB of KV cache for 3 slabs, 45 for 4 slots."""
+    asked = replace(work(48, 2160, 3840, "long"), tier=planner.card(gib * GIB), bounded=False)
+    made = planner.plan(asked)
+    assert (made.tiling is not None) == tiled
+    assert made.peak <= 0.92 * gib * GIB
+    wide = replace(asked, canvas=schedule.canvas(270, 2000, output=(1080, 8000)), kv_ratio=6.0)
+    assert planner.plan(wide).fits
+
+
+def test_fp8_weights_leave_more_room():
+    plain, eighth = (planner.plan(replace(work(8, 512, 768), tier=load_tier(name))) for name in ("8", "8-fp8"))
+    assert plain.phases[0].weights - eighth.phases[0].weights == real_manifest().files["dit.bin"].bytes // 2
 
 
 @pytest.mark.parametrize("tier", SIZES)
@@ -142,7 +200,8 @@ def engine_set(activations: int = 0) -> EngineSet:
 def test_recorded_numbers_are_used():
     asked = work(24, 512, 768, "long")
     made = planner.plan(asked, engine_set(activations=3 * GIB))
-    assert made.recorded
+    assert made.engines is not None
+    assert "engines   set: memory as their build told" in lines(made)
     (phase,) = made.phases
     assert phase.weights == 5 * GIB  # lq_proj and its first, dit, decoder, colour fix
     height, width = asked.tier.decoder_tile
@@ -166,6 +225,8 @@ def tier_text() -> str:
 
 def test_names_of_tiers():
     assert load_tier("8") == load_tier(8) == load_tier("8GB")
+    assert (load_tier("12-fp8").name, load_tier("12gb-FP8").weights) == ("12gb-fp8", "fp8")
+    assert load_tier(load_tier("12-fp8").name) == load_tier("12-fp8")
     with pytest.raises(UsageError, match="no tier '10'") as caught:
         load_tier(10)
     assert "8, 12, 16, 24, 48" in caught.value.expected
@@ -213,6 +274,18 @@ def test_cache_root(monkeypatch):
 
 
 # What the back end decides before it touches a GPU
+
+
+@pytest.mark.parametrize(
+    ("mib", "largest"),
+    [(6144, "8gb"), (8188, "8gb"), (11264, "8gb"), (12282, "12gb"), (24564, "24gb"), (46068, "24gb"), (81559, "48gb")],
+)
+def test_largest_tier_that_fits_a_card(mib, largest):
+    """As cards tell their memory; they tell a little less than is printed on them."""
+    found = tiers_of(mib << 20)
+    assert found[0].name == largest
+    assert [tier.memory_gib for tier in found] == sorted((tier.memory_gib for tier in found), reverse=True)
+    assert found[1].weights == "fp8"
 
 
 def test_engines_of_another_gpu_are_refused():

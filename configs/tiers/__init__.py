@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ WEIGHTS = ("bundle", "fp8")
 VARIANTS = ("tiny", "long")
 USABLE = 0.92  # of the memory: the most that a plan may predict
 MIB, GIB = 2**20, 2**30
+_FP8 = "-fp8"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ def _on_grid(tile: tuple[int, int]) -> bool:
 
 
 def load_tier(name: str | int) -> Tier:
-    """The tier of that many GB, e.g. 8 or "8gb"; or of a file of the same form, e.g. "mine.toml".
+    """The tier of that many GB, e.g. 8 or "8gb", or "8-fp8": the same with FP8 weights; or of a file, e.g. "mine.toml".
 
     Raises:
         UsageError: no such tier, or a file with a key missing, unknown, or out of range.
@@ -86,10 +87,12 @@ def load_tier(name: str | int) -> Tier:
     text = str(name)
     if text.endswith(".toml"):
         return read_tier(Path(text))
-    size = text.lower().removesuffix("gb")
+    size = text.lower().removesuffix(_FP8).removesuffix("gb")
     if size not in map(str, SIZES):
-        raise UsageError(f"there is no tier {text!r}", expected=", ".join(map(str, SIZES)) + ", or a .toml file")
-    return read_tier(Path(str(files("flashvsr_trt.configs").joinpath("tiers", f"{size}gb.toml"))))
+        known = ", ".join(map(str, SIZES))
+        raise UsageError(f"there is no tier {text!r}", expected=f"{known}, one of them and {_FP8}, or a .toml file")
+    tier = read_tier(Path(str(files("flashvsr_trt.configs").joinpath("tiers", f"{size}gb.toml"))))
+    return replace(tier, name=tier.name + _FP8, weights="fp8") if text.lower().endswith(_FP8) else tier
 
 
 def read_tier(path: Path) -> Tier:

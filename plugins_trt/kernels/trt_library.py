@@ -2,15 +2,14 @@
 
     python -m flashvsr_trt.plugins_trt.kernels.trt_library KERNELS   # the folder that kernels.build wrote
 
-Needs g++, cuda.h and cuda_runtime_api.h (as kernels.library), and TensorRT's headers (TENSORRT_INCLUDE_DIR, the folder
-of NvInferRuntime.h: include/ of the repository NVIDIA/TensorRT, 10.13 or later). They are in no wheel; where something
+Needs CMake, a C++ compiler, cuda.h and cuda_runtime_api.h (as kernels.library), and TensorRT's headers: of
+TENSORRT_INCLUDE_DIR, of the system, or downloaded (plugins_trt/CMakeLists.txt). They are in no wheel; where something
 is missing it is named, and the library left out: the plug-in in Python serves the same plans.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import subprocess
 import sys
@@ -21,51 +20,49 @@ from flashvsr_trt.plugins_trt.kernels.driver import INDEX
 from flashvsr_trt.plugins_trt.kernels.library import SOURCES, compiler, cuda_headers, generate
 
 LIBRARY = "libflashvsr_trt.so"
-_HEADER = "NvInferRuntime.h"
-_PLACES = ("/usr/include/x86_64-linux-gnu", "/usr/include/aarch64-linux-gnu", "/usr/local/tensorrt/include")
-
-
-def tensorrt_headers() -> Path | None:
-    """Folder of NvInferRuntime.h."""
-    named = os.environ.get("TENSORRT_INCLUDE_DIR")
-    return next((Path(place) for place in ([named] if named else _PLACES) if (Path(place) / _HEADER).is_file()), None)
+_PROJECT = SOURCES.parent.parent  # the folder of CMakeLists.txt
 
 
 def missing() -> list[str]:
-    """What the library cannot be compiled without and is not there."""
+    """What the library needs and is not there; for TensorRT's headers CMake looks."""
     needed = {
-        "g++ (or CXX)": compiler(),
-        f"{_HEADER} (set TENSORRT_INCLUDE_DIR)": tensorrt_headers(),
+        "cmake": shutil.which("cmake"),
+        "C++ compiler (g++, or CXX)": compiler(),
         "cuda.h (set CUDA_INCLUDE_DIR)": cuda_headers(),
     }
     return [name for name, found in needed.items() if found is None]
 
 
-def build(kernels: Path) -> Path | None:
+def build(kernels: Path, *options: str) -> Path | None:
     """Compiles the library into the folder of the kernels; None, with a printed reason, where it cannot be.
 
+    Args:
+        kernels: folder of the index and the compiled kernels.
+        options: of CMake, e.g. -DTENSORRT_INCLUDE_DIR=...
+
     Raises:
-        subprocess.CalledProcessError: the compiler's own message is on stderr.
+        subprocess.CalledProcessError: CMake's or the compiler's own message is on stderr.
     """
     lacking = missing()
     if lacking:
-        print(f"{LIBRARY} left out: no {' and no '.join(lacking)}. The plug-in in Python serves.", file=sys.stderr)
-        return None
+        return _left_out(f"no {' and no '.join(lacking)}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        generated = generate(kernels, folder)
-        sources = [SOURCES / file for file in ("driver.cpp", "attention.cpp", "trt_plugin.cpp")]
-        # NVIDIA's headers as system headers: their warnings are not ours.
-        includes = [f"-I{place}" for place in (SOURCES, folder)]
-        includes += [part for place in (tensorrt_headers(), cuda_headers()) for part in ("-isystem", str(place))]
-        options = ["-std=c++17", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
-        # A plan may carry the library to another machine: the C++ runtime library goes inside.
-        options += ["-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL"]
-        target = folder / LIBRARY
-        command = [str(compiler()), *options, *includes, "-o", str(target), *map(str, sources + generated), "-ldl"]
-        subprocess.run(command, check=True)
-        shutil.move(target, kernels / LIBRARY)
+        generate(kernels, folder)
+        given = [f"-DFLASHVSR_GENERATED={folder}", f"-DCUDA_INCLUDE_DIR={cuda_headers()}", "-DCMAKE_BUILD_TYPE=Release"]
+        target = folder / "build"
+        configure = ["cmake", "-S", str(_PROJECT), "-B", str(target), *given, *options]
+        said = subprocess.run(configure, check=True, stdout=subprocess.PIPE, text=True).stdout
+        skipped = [line for line in said.splitlines() if "flashvsr: skipped: " in line]
+        if skipped:
+            return _left_out(skipped[0].partition("skipped: ")[2])
+        subprocess.run(["cmake", "--build", str(target)], check=True, stdout=subprocess.DEVNULL)
+        shutil.move(target / LIBRARY, kernels / LIBRARY)
     return kernels / LIBRARY
+
+
+def _left_out(reason: str) -> None:
+    print(f"{LIBRARY} left out: {reason}. The plug-in in Python serves.", file=sys.stderr)
 
 
 def main() -> None:

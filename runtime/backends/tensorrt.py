@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 from flashvsr_trt.configs.cache import cache_root
 from flashvsr_trt.configs.contract import Graph
 from flashvsr_trt.configs.errors import BackendUnavailable, BundleError
-from flashvsr_trt.configs.tiers import MIB, load_tier
+from flashvsr_trt.configs.tiers import GIB, MIB, SIZES, Tier, load_tier
 from flashvsr_trt.engines import trt
 from flashvsr_trt.engines.sets import Wanted, find_for_gpu
 from flashvsr_trt.engines.store import EngineSet
@@ -54,8 +55,11 @@ class TensorRt(CudaBackend):
         super().__init__()
         self.engines, self.flavour, self.cuda_graphs = engines, flavour, cuda_graphs
         check_gpu(engines, self.device.capability, self.device.name)
-        python_plugin.register(flavour.module, kernels_folder())
         self.runtime = flavour.module.Runtime(flavour.log.logger)
+        if engines.embedded:
+            self.runtime.engine_host_code_allowed = True  # the plans bring the plug-in along
+        else:
+            python_plugin.register(flavour.module, kernels_folder())
         self.mirror: dict[int, np.ndarray] = {}  # device address -> small uploads
         self._scratch: Memory | None = None
 
@@ -80,27 +84,64 @@ class TensorRt(CudaBackend):
             self._scratch = self.device.allocate(size)
         return self._scratch
 
+    def drop_scratch(self) -> None:
+        """Networks that take turns in memory need not leave each other the larger block."""
+        self._scratch = None
+
     def describe(self) -> str:
-        return f"{self.flavour.name} {self.flavour.version}, {self.device.name}, tier {self.engines.key.tier}"
+        engines = self.engines
+        name = f"{self.flavour.name} {self.flavour.version}, {self.device.name}"
+        return f"{name}, tier {engines.key.tier}, engines {engines.digest[:12]}"
 
 
-def open_tensorrt(bundle: Bundle, *, tier: str | int, variant: str = "tiny", flavour: str | None = None) -> TensorRt:
-    """The back end on the engine set of that bundle and tier for the GPU of this machine.
+def open_tensorrt(
+    bundle: Bundle,
+    *,
+    variant: str = "long",
+    tier: str | int | None = None,
+    flavour: str | None = None,
+    cuda_graphs: bool = False,
+) -> TensorRt:
+    """The back end on the engine set of that bundle for the GPU of this machine.
+
+    Args:
+        bundle: what will be run.
+        variant: decides the decoder that the set holds.
+        tier: None takes the largest one that fits the GPU's memory and has engines.
+        flavour: None takes the one that has engines.
+        cuda_graphs: see TensorRt.
 
     Raises:
         BackendUnavailable: no TensorRT, driver or GPU, or no valid engines; with each reason.
     """
-    chosen = trt.load(flavour)
+    flavours = [trt.load(name) for name in ((flavour,) if flavour else trt.installed())]
     device = Device()
-    wanted = Wanted(
-        bundle=bundle.folder,
-        manifest=bundle.manifest,
-        tier=load_tier(tier),
-        variant=variant,
-        flavour=chosen,
-        targets=(),
-    )
-    return TensorRt(find_for_gpu(wanted, device.capability, device.name), chosen)
+    tiers = [load_tier(tier)] if tier is not None else tiers_of(device.memory()[1])
+    refusals = []
+    for chosen, size in product(flavours, tiers):
+        wanted = Wanted(
+            bundle=bundle.folder,
+            manifest=bundle.manifest,
+            tier=size,
+            variant=variant,
+            flavour=chosen,
+            targets=(),
+        )
+        try:
+            found = find_for_gpu(wanted, device.capability, device.name)
+        except BackendUnavailable as error:
+            refusals.append(error)
+            continue
+        return TensorRt(found, chosen, cuda_graphs=cuda_graphs)
+    raise refusals[0]
+
+
+def tiers_of(memory: int) -> list[Tier]:
+    """The tiers that fit a GPU of that many bytes, the largest first; the smallest one where none does."""
+    fitting = [size for size in SIZES if size <= round(memory / GIB)] or SIZES[
+        :1
+    ]  # a card of 24 GB tells a little less
+    return [load_tier(name) for size in reversed(fitting) for name in (str(size), f"{size}-fp8")]
 
 
 def check_gpu(engines: EngineSet, capability: int, name: str) -> None:
@@ -219,6 +260,7 @@ class _TrtGraph(StepGraph):
         self._backend.device.enter()
         self._backend.device.wait()
         self._context = None
+        self._backend.drop_scratch()
         cache = getattr(self, "_cache", None)
         if cache is not None:
             cache.save()

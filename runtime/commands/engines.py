@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from flashvsr_trt.configs.errors import BackendUnavailable, UsageError
+from flashvsr_trt.configs.errors import BackendUnavailable, BundleError, FlashVSRError, UsageError
 from flashvsr_trt.configs.tiers import load_tier
 from flashvsr_trt.runtime import console
-from flashvsr_trt.runtime.bundle import open_bundle
+from flashvsr_trt.runtime.bundle import Bundle, open_bundle
 from flashvsr_trt.runtime.machine import gib, peak_rss
 
 if TYPE_CHECKING:  # TensorRT is looked for when a command runs, not for its --help
     from flashvsr_trt.engines.sets import Wanted
     from flashvsr_trt.engines.store import EngineSet
+    from flashvsr_trt.runtime.backends.base import Backend
 
 VARIANTS = ("tiny", "long", "full")
 
@@ -41,7 +43,9 @@ def _choice(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--target", metavar="LIST", help="GPUs, e.g. sm86,sm89,sm120 [all RTX; tensorrt: this one]."),
         click.option("--flavour", type=click.Choice(["tensorrt_rtx", "tensorrt"]), help="[the one installed]"),
         click.option("-m", "--variant", type=click.Choice(VARIANTS), help="tiny and long share engines [the tier's]."),
-        click.option("--tier", default="8", show_default=True, metavar="GB|FILE", help="8, 12, 16, 24, 48 or a file."),
+        click.option(
+            "--tier", default="8", show_default=True, metavar="GB|FILE", help="8, 12, 16, 24, 48, 8-fp8 ... or a file."
+        ),
         click.option("--bundle", metavar="DIR", envvar="FLASHVSR_TRT_BUNDLE", show_envvar=True, help="[packaged one]"),
     ):
         command = flag(command)
@@ -124,19 +128,21 @@ def inspect(name: str) -> None:
 @engines.command()
 @_choice
 @click.option("--min-psnr", type=float, default=40.0, show_default=True, help="Least agreement in dB.")
+@click.option("--reference", metavar="DIR", help="The same weights in a type that a CPU computes [the bundle itself].")
 @console.options
-def verify(min_psnr: float, **flags: Any) -> None:
-    """Check every byte of a set, then run its graphs against ONNX Runtime on the CPU.
+def verify(min_psnr: float, reference: str | None, **flags: Any) -> None:
+    """Check every byte of a set, its graphs against ONNX Runtime on the CPU, and a clip against its stored frames.
 
-    The second needs a GPU that the set was built for; where there is none, that is said, and it ends with code 4.
+    A set that fails is refused from then on, and built again when it is asked for. All but the bytes needs a GPU that
+    the set was built for; where there is none, that is said, and it ends with code 4.
     """
     from flashvsr_trt.engines import sets, store
-    from flashvsr_trt.runtime.backends.onnxruntime import OrtCpu
     from flashvsr_trt.runtime.backends.tensorrt import TensorRt
-    from flashvsr_trt.runtime.verify import check_graphs
 
     wanted = choose(flags)
-    found = store.open_set(sets.find(wanted).folder, hashed=True)
+    found = sets.find(wanted)
+    with _refusing(found):
+        store.open_set(found.folder, hashed=True)
     console.say("files", f"{len(found.engines)} plans, {gib(found.bytes)}: every SHA-256 is right")
     try:
         backend = TensorRt(found, wanted.flavour)
@@ -144,10 +150,46 @@ def verify(min_psnr: float, **flags: Any) -> None:
         raise BackendUnavailable(
             f"the files are whole, but nothing was run: {error.came}", expected=error.expected, todo=error.todo
         ) from error
-    bundle = open_bundle(wanted.bundle)
-    for result in check_graphs(bundle, OrtCpu(), backend, min_psnr=min_psnr):
-        console.say("graph", str(result))
+    with _refusing(found):
+        compute(wanted, backend, open_bundle(reference or wanted.bundle), min_psnr)
     console.say("done", "the engines compute what the bundle says")
+
+
+def compute(wanted: Wanted, backend: Backend, reference: Bundle, min_psnr: float) -> None:
+    """Runs the graphs, then a clip, on a back end.
+
+    Raises:
+        FlashVSRError: what differs; of the graphs the first one.
+    """
+    from flashvsr_trt.engines.key import graph_names
+    from flashvsr_trt.runtime.backends.onnxruntime import OrtCpu
+    from flashvsr_trt.runtime.stored_frames import check_frames, stored
+    from flashvsr_trt.runtime.verify import check_graphs
+
+    bundle = open_bundle(wanted.bundle)
+    expected = stored(reference, wanted.variant)
+    if wanted.manifest.precision == "bf16":
+        console.say("graph", "not compared one by one: no CPU here computes bf16")
+    else:
+        names = graph_names(bundle.manifest, wanted.decoder)
+        held = replace(bundle.manifest, graphs={name: bundle.manifest.graphs[name] for name in names})
+        for result in check_graphs(Bundle(bundle.folder, held), OrtCpu(), backend, min_psnr=min_psnr):
+            console.say("graph", str(result))
+    psnr = check_frames(bundle, wanted.variant, backend, expected, min_psnr=min_psnr)
+    console.say("frames", f"{len(expected)} of a clip: the worst agrees to {psnr:.1f} dB")
+
+
+@contextmanager
+def _refusing(found: EngineSet) -> Iterator[None]:
+    """A set that is found wrong is marked. A lack of memory, of a GPU or of a reference is not the set's fault."""
+    from flashvsr_trt.engines import store
+
+    try:
+        yield
+    except FlashVSRError as error:
+        if type(error) in (FlashVSRError, BundleError):
+            store.refuse(found, error.came)
+        raise
 
 
 @engines.command()
@@ -214,5 +256,5 @@ def outdated(found: EngineSet) -> list[str]:
     try:
         now = replace(now, tier_values=load_tier(found.key.tier).digest())
     except UsageError:  # of a file of the user's own
-        return found.key.diff(now)
-    return found.key.diff(now)
+        return found.diff(now)
+    return found.diff(now)

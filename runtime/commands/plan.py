@@ -18,10 +18,12 @@ from flashvsr_trt.runtime.sizes import parse_size
 
 @click.command()
 @click.argument("source", metavar="IN")
-@click.option("--tier", default="8", show_default=True, metavar="GB|FILE", help="8, 12, 16, 24, 48 or a file.")
+@click.option(
+    "--tier", default="8", show_default=True, metavar="GB|FILE", help="8, 12, 16, 24, 48, 8-fp8 ... or a file."
+)
 @click.option("-m", "--variant", type=click.Choice(["tiny", "long", "full"]), help="[the tier's]")
 @click.option("-s", "--scale", type=float, help="Output size / source size [4].")
-@click.option("--target-size", metavar="SIZE", help="1080p, 2160p or WxH instead of a scale.")
+@click.option("--target", metavar="SIZE", help="1080p, 2160p or WxH instead of a scale.")
 @click.option("--kv-ratio", type=float, default=3.0, show_default=True, help="Past slabs kept.")
 @click.option("--bundle", metavar="DIR", envvar="FLASHVSR_TRT_BUNDLE", show_envvar=True, help="[packaged one]")
 @console.options
@@ -35,7 +37,7 @@ def plan(source: str, **flags: Any) -> None:
     tier, bundle = load_tier(flags["tier"]), open_bundle(flags["bundle"])
     with open_source(source) as opened:
         info = opened.info
-    size = parse_size(flags["scale"], flags["target_size"])
+    size = parse_size(flags["scale"], flags["target"])
     output = size.output(info.height, info.width, turned=info.rotation % 180 == 90)
     work = Work(
         manifest=bundle.manifest,
@@ -71,11 +73,13 @@ def lines(made: Plan) -> list[str]:
     canvas, tier = work.canvas, work.tier
     out = [
         f"picture   {canvas.output[1]}x{canvas.output[0]} on a canvas of {canvas.width}x{canvas.height}",
-        f"tier      {tier.name}, variant {work.variant}: "
-        + ("memory as the build of the engines told" if made.recorded else "memory estimated, no engines are built"),
+        f"tier      {tier.name}, variant {work.variant}",
+        "engines   "
+        + (f"{made.engines.folder.name}: memory as their build told" if made.engines else "none: memory is estimated"),
     ]
     if made.tiling is None:
-        out.append("tiles     none, the canvas fits as a whole")
+        order = "the networks take turns in memory" if made.turns else "all networks stay in memory"
+        out.append(f"tiles     none, the canvas fits as a whole; {order}")
     else:
         for name, count, tile in (
             ("DiT", made.tiles[0], made.tiling.dit),

@@ -1,0 +1,125 @@
+"""Plans built for real by tensorrt_rtx where it is installed; it needs no GPU to build."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import pytest
+from engine_sets import build, needs_rtx, wanted_of
+
+from flashvsr_trt.configs.errors import BundleError, FlashVSRError, UsageError, WriteError
+from flashvsr_trt.configs.tiers import SIZES
+from flashvsr_trt.engines import build as building
+from flashvsr_trt.engines import prepare as preparing
+from flashvsr_trt.engines import sets, store, targets
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLASHVSR_TRT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@needs_rtx
+@pytest.mark.parametrize("tier", SIZES)
+def test_every_tier_builds_and_serves_both_variants(cache, seeded_bundle_fp16, tier):
+    wanted = wanted_of(seeded_bundle_fp16, tier)
+    lines = []
+    built = sets.ensure(wanted, lines.append)
+    assert built.key.targets == targets.DEFAULT
+    assert set(built.engines) == {name for name in wanted.manifest.graphs if not name.startswith("vae")}
+    for name, engine in built.engines.items():
+        assert engine.plugins == (1 if name.startswith("dit") else 0), name
+        assert built.path(name).stat().st_size == engine.bytes
+        assert engine.bytes > engine.weights >= 0
+        assert any(line.startswith(f"{name}: plan of") for line in lines)
+    # Scratch memory of the projector follows its largest picture: a profile that was not applied would not.
+    height, width = wanted.tier.tile
+    assert built.engines["lq_proj"].activations > 8 * height * width
+    # The other variant with the same decoder finds the same set, and nothing is built again.
+    assert sets.find(replace(wanted, variant="long")).folder == built.folder
+    assert store.open_set(built.folder, hashed=True) == built
+
+
+@needs_rtx
+def test_plug_in_layer_is_in_the_engine(seeded_bundle_fp16):
+    wanted = wanted_of(seeded_bundle_fp16, target="sm89")
+    messages: list[str] = []
+    with wanted.flavour.log.listening(lambda severity, message: messages.append(message)):
+        build(wanted, "dit")
+    log = "\n".join(messages)
+    assert "Successfully created plugin: BlockSparseAttention" in log
+    layers = log[log.rindex("Layers:") :]  # the engine's own list, at the end of a verbose build
+    assert "node_block_sparse_attention" in layers or "PluginV3" in layers, layers[-3000:]
+
+
+@needs_rtx
+def test_fp32_bundle_builds_with_the_attention_in_fp16(cache, seeded_bundle):
+    wanted = wanted_of(seeded_bundle, target="sm86")
+    plan = build(wanted, "dit")
+    assert plan.plugins == 1
+    model = preparing.prepare(seeded_bundle / "dit.onnx", "fp32")
+    node = next(n for n in model.graph.node if n.op_type == "BlockSparseAttention")
+    half = [name for name in node.input if name.endswith(".float16")]
+    assert len(half) == 5
+
+
+@needs_rtx
+def test_fp8_weights(cache, seeded_bundle_fp16):
+    wanted = wanted_of(seeded_bundle_fp16, target="sm89,sm120")
+    small = replace(wanted, tier=replace(wanted.tier, weights="fp8"))
+    assert build(small, "dit").weights < 0.7 * build(wanted, "dit").weights
+    with pytest.raises(UsageError, match=r"sm86 \(RTX 30\) has no FP8"):
+        sets.ensure(replace(small, targets=("sm86", "sm89")), lambda line: None)
+
+
+@needs_rtx
+def test_graph_that_does_not_parse_is_told_with_tensorrts_words(tmp_path, seeded_bundle_fp16):
+    import onnx
+
+    wanted = wanted_of(seeded_bundle_fp16)
+    model = onnx.load(seeded_bundle_fp16 / "post_none8.onnx", load_external_data=False)
+    model.graph.node[0].op_type = "NoSuchOp"
+    path = tmp_path / "post_none8.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(BundleError, match="NoSuchOp"):
+        build(replace(wanted, bundle=tmp_path), "post_none8")
+    path.write_bytes(b"no onnx at all")
+    with pytest.raises(BundleError, match="no ONNX file"):
+        build(replace(wanted, bundle=tmp_path), "post_none8")
+
+
+@needs_rtx
+def test_node_that_names_no_plug_in_is_refused(tmp_path, seeded_bundle_fp16):
+    import onnx
+
+    for path in seeded_bundle_fp16.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    model = onnx.load(seeded_bundle_fp16 / "dit.onnx", load_external_data=False)
+    node = next(n for n in model.graph.node if n.op_type == "BlockSparseAttention")
+    kept = [a for a in node.attribute if a.name != "plugin_namespace"]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+    (tmp_path / "dit.onnx").unlink()
+    (tmp_path / "dit.onnx").write_bytes(model.SerializeToString())
+    # TensorRT would take the function body, whose TopK it cannot build, or find the body too large: either way an error
+    # that speaks of plug-ins or of that node.
+    with pytest.raises(FlashVSRError, match=r"0 of 1 nodes|cannot take"):
+        build(replace(wanted_of(seeded_bundle_fp16), bundle=tmp_path), "dit")
+
+
+@needs_rtx
+def test_full_disk_is_told(cache, monkeypatch, seeded_bundle_fp16):
+    """Also inside TensorRT, which takes a failed write for a finished plan."""
+    wanted = wanted_of(seeded_bundle_fp16, target="sm89")
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+
+    def to_full_disk(path, mode):
+        return open("/dev/full", mode, buffering=0)
+
+    monkeypatch.setattr(building, "open", to_full_disk, raising=False)
+    with pytest.raises(WriteError, match="No space left"):
+        sets.ensure(wanted, lambda line: None)
+    assert store.all_sets() == []

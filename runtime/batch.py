@@ -1,78 +1,30 @@
-"""One or many inputs, one after the other: what exists, what fails, what is skipped."""
+"""One or many inputs, one after the other or on several devices: what exists, what fails, what is skipped."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from flashvsr_trt.configs.errors import BatchFailed, Cancelled, InputError, OutputExists, UsageError
+from flashvsr_trt.configs.errors import BatchFailed, Cancelled, FlashVSRError, OutputExists, UsageError
 from flashvsr_trt.runtime.backends.base import Backend
 from flashvsr_trt.runtime.bundle import Bundle
 from flashvsr_trt.runtime.console import LOG
+from flashvsr_trt.runtime.crew import Crew
 from flashvsr_trt.runtime.execution import Report, execute
 from flashvsr_trt.runtime.failures import explain, report
+from flashvsr_trt.runtime.identity import Described
+from flashvsr_trt.runtime.inputs import Inputs, output_folder
 from flashvsr_trt.runtime.jobs import AlreadyDone, Job, Planned, plan
 from flashvsr_trt.runtime.progress import Display, JsonLines, Status, clock
+from flashvsr_trt.runtime.split import Split, check_split
+from flashvsr_trt.runtime.spread import Spread
 from flashvsr_trt.runtime.talk import plan_event, say_plan, say_report
-from flashvsr_trt.runtime.video.images import IMAGE_SUFFIXES, natural_key
-from flashvsr_trt.runtime.video.options import CONTAINERS
 from flashvsr_trt.runtime.video.plan import STDOUT
 from flashvsr_trt.runtime.work import Work
-
-# What a folder is searched for; a file named by itself may be anything that FFmpeg reads.
-VIDEO_SUFFIXES = frozenset({*CONTAINERS, ".wmv", ".mxf", ".ogv", ".vob", ".asf", ".gif", ".dv"})
-_OWN = "_flashvsr_"
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What to upscale. `many` where a folder of videos or more than one input was named, even if one is left."""
-
-    sources: list[str]
-    many: bool
-
-
-def gather(names: list[str]) -> Inputs:
-    """The inputs that the arguments stand for; a folder of videos stands for all of them.
-
-    Raises:
-        InputError: a folder with both images and videos.
-        UsageError: an input twice, or stdin among others.
-    """
-    sources: list[str] = []
-    for name in names:
-        sources += _videos_of(Path(name)) or [name]
-    if len(set(sources)) < len(sources):
-        twice = next(name for name in sources if sources.count(name) > 1)
-        raise UsageError(f"{twice} is named twice", todo="name each input once")
-    if "-" in sources and len(sources) > 1:
-        raise UsageError("stdin cannot be one input among others", todo="give - alone")
-    return Inputs(sources, len(names) > 1 or sources != names)
-
-
-def _videos_of(folder: Path) -> list[str]:
-    """The videos of a folder without images; empty for anything else."""
-    if not folder.is_dir():
-        return []
-    files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
-    videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
-    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-    if videos and images:
-        raise InputError(
-            f"{folder} holds {len(images)} images and {len(videos)} videos",
-            expected="a folder of images (one video), or a folder of videos",
-            todo=f"name the videos themselves, e.g. {folder}/*{videos[0].suffix}",
-        )
-    fresh = [path for path in videos if _OWN not in path.name]
-    if len(fresh) < len(videos):
-        LOG.info("%s: %d outputs of earlier runs (*%s*) are no inputs", folder, len(videos) - len(fresh), _OWN)
-    if videos and not fresh:
-        raise InputError(f"{folder} holds only outputs of earlier runs", todo="name one of them to upscale it again")
-    return [str(path) for path in sorted(fresh, key=lambda path: natural_key(path.name))]
 
 
 @dataclass
@@ -91,23 +43,24 @@ class Batch:
     """Runs jobs.
 
     Attributes:
+        device: where to run them. A crew shares the inputs, or each input where there are fewer than devices.
         skip: an input whose output exists is left out.
         dry_run: say what would be done and stop.
         pause: called after each frame; returns when work may go on.
-        temporary: what is half-written at the moment and can be of no use.
-        work: the work folder of the moment, or of the last input.
+        temporaries: what is half-written at the moment and can be of no use.
+        works: the work folders of all that was begun.
         reports: what was done, for each input that is done.
     """
 
     bundle: Bundle
-    backend: Backend
+    device: Backend | Crew
     display: Display
     events: JsonLines | None = None
     skip: bool = False
     dry_run: bool = False
     pause: Callable[[], None] = lambda: None
-    temporary: Path | None = None
-    work: Work | None = None
+    temporaries: list[Path] = field(default_factory=list)
+    works: list[Work] = field(default_factory=list)
     reports: list[Report] = field(default_factory=list)
 
     def run(self, jobs: list[Job], inputs: Inputs, output: str | None, cancel: threading.Event) -> None:
@@ -123,29 +76,54 @@ class Batch:
             BatchFailed: some of several failed.
             FlashVSRError: the only one failed, or none can be begun.
         """
-        with _output_folder(jobs[0], inputs, output, keep=not self.dry_run) as into:
+        self._described = self._describe(len(jobs))
+        with output_folder(jobs[0], inputs, output, keep=not self.dry_run) as into:
             items = [Item(replace(job, output=output, into_folder=into)) for job in jobs]
             if not inputs.many:
                 self._one(items[0], cancel)
                 return
             self._survey(items)
-            for item in items:
-                if item.state == "waiting":
+            waiting = [item for item in items if item.state == "waiting"]
+            if isinstance(self.device, Crew) and not self._described.splits and not self.dry_run:
+                Spread(self, waiting, self.device).run(cancel)
+            else:
+                for item in waiting:
                     self._guarded(item, cancel)
         self._sum_up(items)
 
-    def _one(self, item: Item, cancel: threading.Event) -> None:
+    def _describe(self, jobs: int) -> Described:
+        if isinstance(self.device, Crew):
+            return self.device.described(splits=jobs < max(2, len(self.device)))
+        return Described.of(self.device)
+
+    def _plan(self, item: Item) -> Planned:
+        planned = plan(item.job, self.bundle, self._described)
         try:
-            planned = plan(item.job, self.bundle, self.backend)
+            if self._described.splits:
+                check_split(planned)
+        except FlashVSRError:
+            planned.close()
+            raise
+        return planned
+
+    def _one(self, item: Item, cancel: threading.Event) -> None:
+        planned = self.begin(item)
+        if planned is not None:
+            self.finished(item, self._execute(planned, cancel), planned.output.warnings)
+
+    def begin(self, item: Item) -> Planned | None:
+        """Plans an input and tells the plan; None where nothing is to be done."""
+        try:
+            planned = self._plan(item)
         except AlreadyDone as earlier:
             item.state, item.note = "done", earlier.came
             LOG.info("%s", earlier.came)
-            return
+            return None
         except OutputExists as error:
             if not self.skip:
                 raise
             self._skipped(item, error)
-            return
+            return None
         item.output = planned.output.path
         say_plan(planned)
         if self.events:
@@ -153,26 +131,40 @@ class Batch:
         if self.dry_run:
             planned.close()
             item.state = "done"
-            return
-        done = self._execute(planned, cancel)
-        self._finished(item, done, planned.output.warnings)
+            return None
+        if planned.resumable:
+            self.works.append(Work(item.output))
+        elif item.output != STDOUT:
+            self.temporaries.append(planned.output.temporary)
+        return planned
 
     def _execute(self, planned: Planned, cancel: threading.Event) -> Report:
-        path = planned.output.path
-        self.work = Work(path) if planned.resumable else None
-        self.temporary = None if path == STDOUT or planned.resumable else planned.output.temporary
-        self.display.begin(Path(planned.info.path).name, planned.frames_out)
+        name = Path(planned.info.path).name
+
+        def show(status: Status) -> None:
+            self.show(name, status)
+            self.display.update(status)
+
+        def show_and_pause(status: Status) -> None:
+            show(status)
+            self.pause()
+
+        self.display.begin(name, planned.frames_out)
         try:
-            return execute(planned, self.bundle, self.backend, on_status=self._status, cancel=cancel)
+            if isinstance(self.device, Crew):
+                return Split(planned, self.device, show).run(cancel, self.pause)
+            return execute(planned, self.bundle, self.device, on_status=show_and_pause, cancel=cancel)
         finally:
             self.display.end()
-            self.temporary = None
+            self.temporaries.clear()
 
-    def _status(self, status: Status) -> None:
-        self.display.update(status)
-        self.pause()
+    def show(self, name: str, status: Status) -> None:
+        """Tells a machine how far an input is."""
+        if self.events:
+            self.events.progress(name, status)
 
-    def _finished(self, item: Item, done: Report, said: tuple[str, ...]) -> None:
+    def finished(self, item: Item, done: Report, said: tuple[str, ...]) -> None:
+        """An input is done; `said`: warnings that were told already."""
         item.state, item.note = "done", clock(done.status.elapsed)
         self.reports.append(done)
         say_report(done, said)
@@ -191,9 +183,10 @@ class Batch:
         except (Cancelled, KeyboardInterrupt):
             raise
         except Exception as error:  # one failure does not stop the rest
-            self._failed(item, error)
+            self.failed(item, error)
 
-    def _failed(self, item: Item, error: Exception) -> None:
+    def failed(self, item: Item, error: Exception) -> None:
+        """An input has failed; the others go on."""
         item.state, item.note, item.error = "failed", explain(error).came, error
         report(error)
         if self.events:
@@ -201,6 +194,19 @@ class Batch:
             self.events.event(
                 "failed", input=item.job.source, came=known.came, expected=known.expected, todo=known.todo
             )
+
+    def clear_up(self) -> None:
+        """Removes what is half-written and of no use, where the process ends without asking the work."""
+        if isinstance(self.device, Crew):
+            self.device.kill()
+        for temporary in self.temporaries:
+            if temporary.is_dir():
+                shutil.rmtree(temporary, ignore_errors=True)
+            else:
+                temporary.unlink(missing_ok=True)
+        for work in self.works:
+            if not frames_kept(work):
+                shutil.rmtree(work.path, ignore_errors=True)
 
     def _survey(self, items: list[Item]) -> None:
         """Plans everything once: what cannot work is known before the first frame.
@@ -212,7 +218,7 @@ class Batch:
         existing = []
         for item in items:
             try:
-                planned = plan(item.job, self.bundle, self.backend)
+                planned = self._plan(item)
             except AlreadyDone as earlier:
                 item.state, item.note = "done", earlier.came
             except OutputExists as error:
@@ -235,7 +241,7 @@ class Batch:
             raise broken[0]  # not the inputs' fault
         for item in items:
             if isinstance(item.error, Exception):
-                self._failed(item, item.error)
+                self.failed(item, item.error)
 
     def _sum_up(self, items: list[Item]) -> None:
         counts = {state: sum(item.state == state for item in items) for state in ("done", "skipped", "failed")}
@@ -267,34 +273,9 @@ def _check_collisions(items: list[Item]) -> None:
         seen[place] = item.job.source
 
 
-@contextmanager
-def _output_folder(job: Job, inputs: Inputs, output: str | None, *, keep: bool) -> Iterator[bool]:
-    """Whether -o is the folder that default names go to; makes it, and takes it away again if nothing came of it."""
-    if output is None or output == STDOUT:
-        if inputs.many and output == STDOUT:
-            raise UsageError("several inputs cannot share stdout", todo="give -o a folder")
-        yield False
-        return
-    frames = job.video.png or (Path(job.source).is_dir() and not Path(output).suffix)
-    into = inputs.many or ((output.endswith(("/", os.sep)) or Path(output).is_dir()) and not frames)
-    made: list[Path] = []
-    if into:
-        made = _make_folder(Path(output))
+def frames_kept(work: Work) -> int:
+    """Frames that a stopped run has left, as far as can be told."""
     try:
-        yield into
-    finally:
-        for folder in made:
-            if not keep or not any(folder.iterdir()):
-                folder.rmdir()
-
-
-def _make_folder(folder: Path) -> list[Path]:
-    """Makes it with its parents; what was made, the deepest first."""
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file, several outputs need a folder", todo="name a folder with -o")
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"the folder {folder} cannot be made: {error.strerror}", todo="choose another") from error
-    return missing
+        return work.frames()
+    except FlashVSRError:
+        return 0

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import sys
 import threading
 
-from flashvsr_trt.configs.errors import FlashVSRError
 from flashvsr_trt.runtime import console
-from flashvsr_trt.runtime.batch import Batch, Inputs
+from flashvsr_trt.runtime.batch import Batch, frames_kept
+from flashvsr_trt.runtime.inputs import Inputs
 from flashvsr_trt.runtime.interrupt import Keys, run_stoppable
 from flashvsr_trt.runtime.jobs import Job
-from flashvsr_trt.runtime.work import Kept
 
 PROGRAM = "flashvsr-trt"
 
@@ -36,7 +34,7 @@ def run_batch(batch: Batch, jobs: list[Job], inputs: Inputs, output: str | None,
 
     def at_once() -> None:
         keys.restore()
-        clear_up(batch)
+        batch.clear_up()
         console.show_cursor()
         say_how_to_go_on(batch, command)
 
@@ -48,29 +46,12 @@ def run_batch(batch: Batch, jobs: list[Job], inputs: Inputs, output: str | None,
             raise
 
 
-def clear_up(batch: Batch) -> None:
-    """Removes what is half-written and of no use, where the process ends without asking the work."""
-    if batch.temporary is not None:
-        if batch.temporary.is_dir():
-            shutil.rmtree(batch.temporary, ignore_errors=True)
-        else:
-            batch.temporary.unlink(missing_ok=True)
-    if batch.work is not None and _kept(batch) is None:
-        shutil.rmtree(batch.work.path, ignore_errors=True)
-
-
 def say_how_to_go_on(batch: Batch, command: list[str]) -> None:
     """Tells what is kept, if anything, and the command that goes on with it."""
-    kept = _kept(batch)
-    if kept is None or batch.work is None:
-        return
-    again = [part for part in command if part not in ("--resume", "--restart")]
-    console.LOG.warning("%d frames are kept in %s; this goes on with them:", kept.frames, batch.work.path)
-    print(f"  {shlex.join([PROGRAM, *again, '--resume'])}", file=sys.stderr, flush=True)
-
-
-def _kept(batch: Batch) -> Kept | None:
-    try:
-        return None if batch.work is None else batch.work.load()
-    except FlashVSRError:
-        return None
+    kept = [(work, frames) for work in batch.works if (frames := frames_kept(work))]
+    for place, (work, frames) in enumerate(kept):
+        last = "; this goes on with them:" if place == len(kept) - 1 else ""
+        console.LOG.warning("%d frames are kept in %s%s", frames, work.path, last)
+    if kept:
+        again = [part for part in command if part not in ("--resume", "--restart")]
+        print(f"  {shlex.join([PROGRAM, *again, '--resume'])}", file=sys.stderr, flush=True)

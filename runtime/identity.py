@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from flashvsr_trt.configs.errors import UsageError
+from flashvsr_trt.runtime.backends.base import Backend
 
 _SAMPLE = 1 << 20  # bytes at the beginning and at the end of a file that are hashed
 
@@ -33,6 +35,31 @@ def source_identity(path: str) -> dict[str, Any]:
         "source changed at": status.st_mtime_ns,
         "source content": digest.hexdigest()[:16],
     }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """What planning needs to know of a back end; it may be in another process.
+
+    Attributes:
+        name: of the kind of back end.
+        identity: all of it that decides bits, by name.
+        sharing: processes that share the host's memory.
+        splits: several devices work on one video.
+    """
+
+    name: str
+    identity: dict[str, str]
+    sharing: int = 1
+    splits: bool = False
+
+    @classmethod
+    def of(cls, backend: Backend, *, sharing: int = 1) -> Described:
+        identity = {"back end": backend.describe()}
+        engines = getattr(backend, "engines", None)
+        if engines is not None:  # two builds of one network may choose other kernels
+            identity["engines"] = engines.digest
+        return cls(name=backend.name, identity=identity, sharing=sharing)
 
 
 def program_identity() -> dict[str, Any]:

@@ -11,9 +11,8 @@ from flashvsr_trt.configs import schedule
 from flashvsr_trt.configs.errors import BundleError, OutputExists, UsageError
 from flashvsr_trt.configs.schedule import Canvas
 from flashvsr_trt.runtime import estimate, session
-from flashvsr_trt.runtime.backends.base import Backend
 from flashvsr_trt.runtime.bundle import Bundle
-from flashvsr_trt.runtime.identity import program_identity, source_identity
+from flashvsr_trt.runtime.identity import Described, program_identity, source_identity
 from flashvsr_trt.runtime.machine import memory as machine_memory
 from flashvsr_trt.runtime.scenes import Listed, parse_scene_cut
 from flashvsr_trt.runtime.sizes import Size
@@ -86,12 +85,16 @@ class Planned:
 
     @property
     def info(self) -> SourceInfo:
-        return self.source.info
+        return self.output.info
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the open source: who gets the plan in another process opens its own."""
+        return {name: value for name, value in vars(self).items() if name != "source"}
 
     @property
     def frames_in(self) -> int | None:
         """Frames that will be read, as far as the source tells."""
-        return None if self.info.path == "-" else self.info.frames  # of a pipe FFmpeg knows what it has seen
+        return self.info.frames
 
     @property
     def steps(self) -> int | None:
@@ -122,8 +125,13 @@ def keeps(output: OutputPlan) -> bool:
     return output.kind == "video" and output.path != STDOUT and target is not None and target.muxer != "yuv4mpegpipe"
 
 
-def plan(job: Job, bundle: Bundle, backend: Backend) -> Planned:
+def plan(job: Job, bundle: Bundle, device: Described) -> Planned:
     """Opens the source and decides everything; writes nothing.
+
+    Args:
+        job: what shall be done.
+        bundle: what to run.
+        device: where to run it.
 
     Raises:
         AlreadyDone: an earlier run has finished it.
@@ -132,8 +140,7 @@ def plan(job: Job, bundle: Bundle, backend: Backend) -> Planned:
     check_options(bundle.manifest, job.options)
     source = open_job(job)
     try:
-        on_host = backend.name in estimate.HOST_BACKENDS
-        return _with_session(_decide(job, bundle, source, on_host), bundle, backend)
+        return _with_session(_decide(job, bundle, source, device), bundle, device)
     except BaseException:
         source.close()
         raise
@@ -144,7 +151,7 @@ def open_job(job: Job) -> Source:
     return open_source(job.source, start=job.start, end=job.end, frames=job.frames, image_rate=job.image_rate)
 
 
-def _decide(job: Job, bundle: Bundle, source: Source, on_host: bool) -> Planned:
+def _decide(job: Job, bundle: Bundle, source: Source, device: Described) -> Planned:
     info = source.info
     wanted = job.size.output(info.height, info.width, turned=info.rotation % 180 == 90)
     canvas = schedule.canvas(info.height, info.width, output=wanted, fit=job.options.fit)
@@ -162,8 +169,10 @@ def _decide(job: Job, bundle: Bundle, source: Source, on_host: bool) -> Planned:
         raise BundleError(f"{bundle.folder} has no graph {post}", todo="export the bundle again")
     if options.reference_count and info.frames is not None and info.frames_exact:
         schedule.reference_frames(info.frames)  # too few frames are told now, not at the end
+    on_host = device.name in estimate.HOST_BACKENDS
     if job.auto_tile and options.tiling is None and on_host and (host := machine_memory()) is not None:
-        options = replace(options, tiling=estimate.choose_tiling(bundle.manifest, canvas, options, host[1]))
+        free = host[1] // device.sharing
+        options = replace(options, tiling=estimate.choose_tiling(bundle.manifest, canvas, options, free))
     return Planned(
         job=job,
         source=source,
@@ -174,7 +183,7 @@ def _decide(job: Job, bundle: Bundle, source: Source, on_host: bool) -> Planned:
     )
 
 
-def _with_session(planned: Planned, bundle: Bundle, backend: Backend) -> Planned:
+def _with_session(planned: Planned, bundle: Bundle, device: Described) -> Planned:
     """Adds scenes, segments and what earlier runs have done."""
     job, info = planned.job, planned.info
     # One image has no cuts, and the reference knows none: its frame count is that of one stream.
@@ -187,8 +196,14 @@ def _with_session(planned: Planned, bundle: Bundle, backend: Backend) -> Planned
         if job.resume == "only":
             raise UsageError("--resume: this output is not kept in segments, or its source cannot be read again")
         return planned
-    settings = _settings(planned, bundle, backend)
-    kept = session.continued(Work(planned.output.path), job.resume, settings)
+    settings = _settings(planned, bundle, device)
+    work = Work(planned.output.path)
+    kept = session.continued(work, job.resume, settings)
+    if kept is not None and not device.splits and (ahead := work.frames() - kept.frames):
+        raise UsageError(
+            f"{work.path} keeps {ahead} frames of parts that several devices were working on",
+            todo="go on with --devices, one is enough, or throw the work away with --restart",
+        )
     planned = replace(planned, settings=settings, kept=kept)
     if kept is None:
         return planned
@@ -196,7 +211,7 @@ def _with_session(planned: Planned, bundle: Bundle, backend: Backend) -> Planned
     return replace(planned, options=options, memory=estimate.memory(bundle.manifest, planned.canvas, options))
 
 
-def _settings(planned: Planned, bundle: Bundle, backend: Backend) -> dict[str, Any]:
+def _settings(planned: Planned, bundle: Bundle, device: Described) -> dict[str, Any]:
     """All that decides the output's bits, by the names that people know. Only what JSON gives back unchanged."""
     options, canvas, target, job = planned.options, planned.canvas, planned.output.video, planned.job
     assert target is not None
@@ -208,7 +223,7 @@ def _settings(planned: Planned, bundle: Bundle, backend: Backend) -> dict[str, A
         "output size": f"{canvas.output[1]}x{canvas.output[0]}",
         "fit": options.fit,
         "bundle": bundle.manifest.digest(),
-        "back end": backend.describe(),
+        **device.identity,
         "decoder": VARIANTS[options.variant],
         "tiles": "as memory allows" if job.auto_tile else str(options.tiling),
         "colour fix": options.colour_fix,
@@ -233,8 +248,7 @@ def _settings(planned: Planned, bundle: Bundle, backend: Backend) -> dict[str, A
 def _output_path(job: Job, info: SourceInfo) -> str:
     if job.output is not None and not job.into_folder:
         return job.output
-    if info.path == "-" and job.output is None:
+    if info.path == STDIN and job.output is None:
         raise UsageError("stdin gives the output no name", todo="name it with -o, e.g. -o out.mkv")
-    before, _, suffix = default_output(info, 0, job.video).rpartition("0x")
-    named = Path(f"{before}{job.size.tag}{job.tag}{suffix}")
+    named = Path(default_output(info, f"{job.size.tag}{job.tag}", job.video))
     return str(named if job.output is None else Path(job.output) / named.name)

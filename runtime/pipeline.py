@@ -79,13 +79,19 @@ class Point:
     written: threading.Event = field(default_factory=threading.Event)
 
 
+def at_a_cut(every: int | None) -> int | None:
+    """Frames after which a segment ends where a scene does: half, for there is no state to store there."""
+    return None if every is None else -(-every // 2)
+
+
 class Session:
     """What a run begins with, where its scenes begin, and what becomes of its state. This one keeps nothing.
 
     Attributes:
         start: index of the first frame that is upscaled; those before it are only shown to `scenes`.
         scene: index of the first frame of the stream that the upscaler is in.
-        every: a point is kept at the first step that ends so many frames after the last; None: never.
+        every: a point is kept at the first step that ends so many frames after the last, or at a cut that comes
+            after `at_a_cut` of it; None: never.
     """
 
     start = 0
@@ -280,7 +286,7 @@ class _Networks:
             if begins_scene:
                 self._give(self._upscaler.drain())
                 self._scene = timing.index
-                self._keep(at_least=self._session.every)
+                self._keep(at_least=at_a_cut(self._session.every))
             self._timings.append(timing)
             self._give(self._upscaler.feed(lq))
             if self._due(self._session.every):

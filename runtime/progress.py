@@ -34,6 +34,7 @@ class Status:
             graphs), networks (inside graphs) and runtime (what this program does beside them) are the calling
             thread's, which stands still for keep (of the state) and join (of the segments). Threads overlap, so the
             stages may add up to more than `elapsed`.
+        processes: whose seconds these are, all together.
     """
 
     frames: int
@@ -43,6 +44,7 @@ class Status:
     elapsed: float
     seconds: Mapping[str, float]
     resumed: int = 0
+    processes: int = 1
 
     @property
     def fps(self) -> float:
@@ -56,7 +58,7 @@ class Status:
         return max(0, self.total - self.frames) / self.fps
 
     def share(self, stage: str) -> float:
-        return self.seconds[stage] / self.elapsed if self.elapsed > 0 else 0.0
+        return self.seconds[stage] / self.elapsed / self.processes if self.elapsed > 0 else 0.0
 
     def shares(self) -> str:
         """decode 2 %, resize 3 % ...: busy share of the elapsed time."""
@@ -109,6 +111,45 @@ def look(progress: Progress, total: int | None, meter: Meter) -> Status:
         seconds=seconds,
         resumed=progress.resumed,
     )
+
+
+class Gathered:
+    """Several runs at the same time, or parts of one, seen as one.
+
+    Args:
+        total: frames of all of them; None: not known.
+        processes: that work on them.
+        done: frames that earlier runs have done and that no status counts.
+    """
+
+    def __init__(self, total: int | None, processes: int, done: int = 0) -> None:
+        self._total, self._processes, self._done = total, processes, done
+        self._began = time.perf_counter()
+        self._last: dict[object, Status] = {}
+
+    def update(self, key: object, status: Status) -> Status:
+        """Takes the last look at one of them; all together."""
+        self._last[key] = status
+        return self.status
+
+    def add_done(self, frames: int) -> None:
+        """More frames that earlier runs have done."""
+        self._done += frames
+
+    @property
+    def status(self) -> Status:
+        each = self._last.values()
+        frames = self._done + sum(status.frames for status in each)
+        return Status(
+            frames=frames,
+            total=None if self._total is None else max(self._total, frames),
+            read=self._done + sum(status.read for status in each),
+            upscaled=self._done + sum(status.upscaled for status in each),
+            elapsed=time.perf_counter() - self._began,
+            seconds={stage: sum(status.seconds[stage] for status in each) for stage in STAGES},
+            resumed=self._done + sum(status.resumed for status in each),
+            processes=self._processes,
+        )
 
 
 def clock(seconds: float) -> str:
@@ -242,57 +283,29 @@ class Lines:
 
 
 class JsonLines:
-    """Events as JSON, one object a line, on stdout; at most two progress lines a second."""
+    """Events as JSON, one object a line, on stdout; at most two progress lines a second for each input."""
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         self._stream = stream or sys.stdout
-        self._name, self._last = "", 0.0
+        self._last: dict[str, float] = {}
 
     def event(self, kind: str, **fields: Any) -> None:
         """Writes {"event": kind, ...}."""
         print(json.dumps({"event": kind, **fields}, default=str), file=self._stream, flush=True)
 
-    def begin(self, name: str, total: int | None) -> None:
-        self._name, self._last = name, 0.0
-
-    def update(self, status: Status) -> None:
+    def progress(self, name: str, status: Status) -> None:
+        """Writes how far an input is, unless that was written just now."""
         now = time.monotonic()
-        if now - self._last >= _JSON_S:
-            self._last = now
-            self.event("progress", input=self._name, **status.as_dict())
-
-    def end(self) -> None:
-        """Nothing to take down."""
+        if now - self._last.get(name, -_JSON_S) >= _JSON_S:
+            self._last[name] = now
+            self.event("progress", input=name, **status.as_dict())
 
 
-class Both:
-    """Two displays at once: JSON for a machine, lines for its log."""
-
-    def __init__(self, *displays: Display) -> None:
-        self._displays = displays
-
-    def begin(self, name: str, total: int | None) -> None:
-        for display in self._displays:
-            display.begin(name, total)
-
-    def update(self, status: Status) -> None:
-        for display in self._displays:
-            display.update(status)
-
-    def end(self) -> None:
-        for display in self._displays:
-            display.end()
-
-
-def choose_display(*, quiet: bool, events: JsonLines | None) -> Display:
-    """What suits: nothing if quiet, a bar on a terminal, else lines; and JSON lines beside it if asked for."""
+def choose_display(*, quiet: bool) -> Display:
+    """What suits: nothing if quiet, a bar on a terminal, else lines."""
     if quiet:
-        people: Display = Nothing()
-    elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-        people = Bar()
-    else:
-        people = Lines()
-    return Both(people, events) if events else people
+        return Nothing()
+    return Bar() if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else Lines()
 
 
 def shortened(name: str, width: int = 24) -> str:

@@ -125,7 +125,7 @@ class Recorded(Scenes):
     def __init__(self, work: Work, kept: Kept, writer: SegmentWriter, every: int, cut: SceneCut) -> None:
         super().__init__(cut)
         self._work, self._kept, self._writer = work, kept, writer
-        self.every, self.start, self.scene = every, kept.frames, kept.scene
+        self.every, self.start, self.scene = every, kept.next, kept.scene
         self._began, self._before = time.perf_counter(), kept.elapsed
 
     @property

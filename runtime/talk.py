@@ -7,6 +7,7 @@ from dataclasses import asdict
 from flashvsr_trt.runtime.backends.base import Backend
 from flashvsr_trt.runtime.bundle import Bundle
 from flashvsr_trt.runtime.console import LOG, say
+from flashvsr_trt.runtime.crew import Crew
 from flashvsr_trt.runtime.execution import Report
 from flashvsr_trt.runtime.jobs import Planned
 from flashvsr_trt.runtime.machine import gib, memory
@@ -14,12 +15,12 @@ from flashvsr_trt.runtime.progress import clock
 from flashvsr_trt.runtime.video.frames import ReadStats, SourceInfo
 
 
-def say_bundle(bundle: Bundle, backend: Backend, *, packaged: bool) -> None:
+def say_bundle(bundle: Bundle, device: Backend | Crew, *, packaged: bool) -> None:
     """Which bundle runs where, and what its pictures are worth."""
     manifest = bundle.manifest
     where = "in the package" if packaged else str(bundle.folder)
     say("bundle", f"{manifest.model} {manifest.model_version}, {manifest.precision}, {where}: {manifest.about}")
-    say("device", backend.describe())
+    say("device", device.describe())
     if not manifest.meaningful:
         LOG.warning("the weights of this bundle are random: its picture content means nothing")
     if packaged:
@@ -34,9 +35,8 @@ def describe_source(info: SourceInfo) -> str:
         parts.append(f"shown turned by {info.rotation} degrees")
     if info.kind != "image":
         parts.append(f"{float(info.rate):.6g} frames/s")
-        known = info.frames is not None and info.path != "-"
         about = "" if info.frames_exact else "about "
-        parts.append(f"{about}{info.frames} frames" if known else "length not known")
+        parts.append("length not known" if info.frames is None else f"{about}{info.frames} frames")
     for kind in ("audio", "subtitle"):
         count = sum(stream.kind == kind for stream in info.streams)
         if count:

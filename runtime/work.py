@@ -4,6 +4,7 @@
         000000.nut, 000000.json ...   closed segments and their times
         stream-<frames>.npz           the networks' state after the last closed segment
         state.json                    which of these count
+        part-<frame>/                 a part of the video that a device of several works on: a folder like this one
         output.<suffix>               the joined file, until it gets its name
 
 Every file is on the disk before state.json names it, and state.json is replaced in one step. What it does not name is
@@ -29,7 +30,7 @@ from flashvsr_trt.runtime.video.output import lock
 from flashvsr_trt.runtime.video.segments import Segment, damaged
 
 VERSION = 1
-_STATE, _LOCK = "state.json", "lock"
+_STATE, _LOCK, _PART = "state.json", "lock", "part-"
 
 
 @dataclass(kw_only=True)
@@ -38,8 +39,9 @@ class Kept:
 
     Attributes:
         settings: all that decides the output's bits, by name.
-        segments: closed segments.
+        segments: closed segments; the names of those that another device has made begin with its part's folder.
         frames: in them.
+        first: index of the first of these frames.
         scene: index of the first frame of the stream that the networks are in.
         stream: file with their state; None where the stream begins with the next frame.
         timeline: of the writer.
@@ -52,6 +54,7 @@ class Kept:
     settings: dict[str, Any]
     segments: list[Segment] = field(default_factory=list)
     frames: int = 0
+    first: int = 0
     scene: int = 0
     stream: str | None = None
     timeline: list[Any] | None = None
@@ -61,15 +64,32 @@ class Kept:
     finished: bool = False
     size: int | None = None
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is anything to go on with: a part may have a state before its first segment."""
+        return bool(self.segments or self.stream)
+
+    @property
+    def next(self) -> int:
+        """Index of the first frame that is missing."""
+        return self.first + self.frames
+
 
 class Work:
-    """The work folder of one output."""
+    """The work folder of one output, or of one part of it.
 
-    def __init__(self, output: str | Path) -> None:
+    Args:
+        output: the output's path.
+        start: of the part: index of its first frame; None: the whole.
+    """
+
+    def __init__(self, output: str | Path, start: int | None = None) -> None:
         self._output = Path(output)
         self.path = self._output.with_name(f".{self._output.name}.flashvsr")
+        if start is not None:
+            self.path /= f"{_PART}{start:08d}"
         self._done = self.path.with_name(f"{self.path.name}.done")  # renamed to when nothing of it is needed any more
-        self.part = self.path / f"output{self._output.suffix}"
+        self.joined = self.path / f"output{self._output.suffix}"
         self._lock: IO[bytes] | None = None
 
     def load(self) -> Kept | None:
@@ -98,7 +118,7 @@ class Work:
 
     def _renamed(self, kept: Kept) -> bool:
         there = self._output.is_file() and self._output.stat().st_size == kept.size
-        return kept.size is not None and there and not self.part.exists()
+        return kept.size is not None and there and not self.joined.exists()
 
     def tidy_up(self) -> bool:
         """Whether a run was cut off after the output had got its name; removes what it left."""
@@ -143,14 +163,40 @@ class Work:
         self._lock.close()
         self._lock = None
 
-    def clear(self, kept: Kept | None) -> None:
-        """Removes everything that `kept` does not name; None: everything."""
+    def part(self, start: int) -> Work:
+        """The folder of the part that begins with that frame."""
+        return Work(self._output, start)
+
+    def parts(self) -> list[Work]:
+        """Folders of parts."""
+        return [self.part(int(path.name.removeprefix(_PART))) for path in sorted(self.path.glob(f"{_PART}*"))]
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything is kept."""
+        return (self.path / _STATE).is_file()
+
+    def frames(self) -> int:
+        """Frames that are kept, here and in parts that are not yet counted in."""
+        kept = self.load()
+        if kept is None:
+            return 0
+        ahead = [part.load() for part in self.parts()]
+        return kept.frames + sum(part.frames for part in ahead if part is not None and part.first >= kept.next)
+
+    def clear(self, kept: Kept | None, *, parts: bool = False) -> None:
+        """Removes everything that `kept` does not name; None: everything. With `parts` all parts stay."""
         named = {_LOCK}
         if kept is not None:
             names = [Path(segment.name) for segment in kept.segments]
-            named |= {_STATE, kept.stream or "", *map(str, names), *(str(name.with_suffix(".json")) for name in names)}
+            named |= {_STATE, kept.stream or "", *(name.parts[0] for name in names)}
+            named |= {str(name.with_suffix(".json")) for name in names}
         for path in self.path.iterdir():
-            if path.name not in named:
+            if path.name in named or (parts and path.name.startswith(_PART)):
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
                 path.unlink()
 
     def save(self, kept: Kept, arrays: Mapping[str, np.ndarray] | None = None) -> None:

@@ -63,11 +63,11 @@ def test_the_lines_come_while_nothing_happens(capsys):
 def test_json_progress_is_limited_to_two_a_second():
     stream = io.StringIO()
     events = JsonLines(stream)
-    events.begin("a.mp4", 100)
     for frames in range(100):
-        events.update(status(frames))
-    (line,) = stream.getvalue().splitlines()
-    assert json.loads(line)["total"] == 100
+        events.progress("a.mp4", status(frames))
+    events.progress("b.mp4", status(1))
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [(line["input"], line["total"]) for line in lines] == [("a.mp4", 100), ("b.mp4", 100)]
 
 
 @pytest.mark.parametrize(

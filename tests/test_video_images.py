@@ -105,7 +105,7 @@ def test_one_image_in_one_image_out(tmp_path, suffix):
     Image.fromarray(picture(4)).save(path, **options)
     with open_source(path) as source:
         assert (source.info.kind, source.info.frames) == ("image", 1)
-        name = default_output(source.info, 4, OutputOptions())
+        name = default_output(source.info, "4x", OutputOptions())
     assert name == str(tmp_path / f"Bild 100% é_flashvsr_4x{suffix}")
     copy(path, name)
     result = np.asarray(Image.open(name).convert("RGB")).astype(int)

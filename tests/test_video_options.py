@@ -35,23 +35,23 @@ def source(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "options", "scale", "expected"),
+    ("changes", "options", "tag", "expected"),
     [
-        ({}, OutputOptions(), 4, "dir.v1/my.clip_flashvsr_4x.mp4"),
-        ({}, OutputOptions(), 1.5, "dir.v1/my.clip_flashvsr_1.5x.mp4"),
-        ({}, OutputOptions(container="mkv"), 2, "dir.v1/my.clip_flashvsr_2x.mkv"),
-        ({}, OutputOptions(png=True), 4, "dir.v1/my.clip_flashvsr_4x"),
-        ({"path": "a/視頻.WMV"}, OutputOptions(), 4, "a/視頻_flashvsr_4x.mkv"),
-        ({"path": "x.MOV"}, OutputOptions(), 4, "x_flashvsr_4x.mov"),
-        ({"path": "x.mpg"}, OutputOptions(lossless=True), 4, "x_flashvsr_4x.mkv"),
-        ({"path": "-"}, OutputOptions(), 4, "stdin_flashvsr_4x.mkv"),
-        ({"path": "frames.d", "kind": "images"}, OutputOptions(), 4, "frames.d_flashvsr_4x"),
-        ({"path": "p.jpg", "kind": "image"}, OutputOptions(), 4, "p_flashvsr_4x.jpg"),
-        ({"path": "p.ppm", "kind": "image"}, OutputOptions(), 4, "p_flashvsr_4x.png"),
+        ({}, OutputOptions(), "4x", "dir.v1/my.clip_flashvsr_4x.mp4"),
+        ({}, OutputOptions(), "1.5x", "dir.v1/my.clip_flashvsr_1.5x.mp4"),
+        ({}, OutputOptions(container="mkv"), "2x", "dir.v1/my.clip_flashvsr_2x.mkv"),
+        ({}, OutputOptions(png=True), "4x", "dir.v1/my.clip_flashvsr_4x"),
+        ({"path": "a/視頻.WMV"}, OutputOptions(), "4x", "a/視頻_flashvsr_4x.mkv"),
+        ({"path": "x.MOV"}, OutputOptions(), "4x", "x_flashvsr_4x.mov"),
+        ({"path": "x.mpg"}, OutputOptions(lossless=True), "4x", "x_flashvsr_4x.mkv"),
+        ({"path": "-"}, OutputOptions(), "4x", "stdin_flashvsr_4x.mkv"),
+        ({"path": "frames.d", "kind": "images"}, OutputOptions(), "4x", "frames.d_flashvsr_4x"),
+        ({"path": "p.jpg", "kind": "image"}, OutputOptions(), "4x", "p_flashvsr_4x.jpg"),
+        ({"path": "p.ppm", "kind": "image"}, OutputOptions(), "4x", "p_flashvsr_4x.png"),
     ],
 )
-def test_default_names(changes, options, scale, expected):
-    assert default_output(info(**changes), scale, options) == expected
+def test_default_names(changes, options, tag, expected):
+    assert default_output(info(**changes), tag, options) == expected
 
 
 @pytest.mark.parametrize(

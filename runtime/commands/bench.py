@@ -23,6 +23,7 @@ from flashvsr_trt.runtime.backends import DEVICES, open_backend
 from flashvsr_trt.runtime.backends.base import Backend
 from flashvsr_trt.runtime.bundle import Bundle, open_bundle
 from flashvsr_trt.runtime.execution import Report, execute
+from flashvsr_trt.runtime.identity import Described
 from flashvsr_trt.runtime.interrupt import run_stoppable
 from flashvsr_trt.runtime.jobs import Job, Planned, plan
 from flashvsr_trt.runtime.progress import STAGES, Display, Meter, Status, choose_display, clock
@@ -108,9 +109,9 @@ def bench(clip: str | None, bundle: str | None, as_json: bool, **flags: Any) -> 
             auto_tile=flags["tile"] == "auto",
             frames=flags["frames"],
         )
-        planned = plan(job, opened, backend)
+        planned = plan(job, opened, Described.of(backend))
         say_plan(planned)
-        display = choose_display(quiet=console.quiet(), events=None)
+        display = choose_display(quiet=console.quiet())
         facts = run_stoppable(
             lambda cancel: measure(planned, opened, backend, display, cancel),
             on_stop=lambda: console.LOG.warning("stopping after this step"),

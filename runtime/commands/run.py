@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -16,11 +17,13 @@ from flashvsr_trt.configs.errors import UsageError
 from flashvsr_trt.configs.schedule import Parameters
 from flashvsr_trt.runtime import console
 from flashvsr_trt.runtime.backends import DEVICES, open_backend
-from flashvsr_trt.runtime.batch import Batch, gather
+from flashvsr_trt.runtime.batch import Batch
 from flashvsr_trt.runtime.bundle import Bundle, open_bundle
 from flashvsr_trt.runtime.commands.sections import Command, option
 from flashvsr_trt.runtime.control import run_batch
+from flashvsr_trt.runtime.crew import Crew, parse_devices
 from flashvsr_trt.runtime.failures import explain
+from flashvsr_trt.runtime.inputs import gather
 from flashvsr_trt.runtime.jobs import Job
 from flashvsr_trt.runtime.progress import JsonLines, choose_display
 from flashvsr_trt.runtime.report import write_report
@@ -47,6 +50,8 @@ def _declare(command: Callable[..., Any]) -> Callable[..., Any]:
                "tiny: one network in memory at a time; full: decoded by the Wan VAE [long]."),
         option(ENGINE, "--bundle", metavar="DIR", envvar=BUNDLE_VARIABLE, show_envvar=True, help="What to run."),
         option(ENGINE, "-d", "--device", default="auto", metavar="|".join(DEVICES), help="Where to run it [auto]."),
+        option(ENGINE, "--devices", metavar="LIST", help="Several at once: GPU numbers, or cpu; e.g. 0,1. They share "
+               "the inputs, or one video at its scene cuts."),
         option(ENGINE, "--threads", type=click.IntRange(1), help="CPU threads of the networks."),
         option(ENGINE, "--sparse-ratio", type=float, default=2.0, help="Attention kept [2.0]; 1.5 is faster."),
         option(ENGINE, "--kv-ratio", type=float, default=3.0, help="Past slabs kept [3]."),
@@ -129,23 +134,33 @@ def run_checked(flags: dict[str, Any], events: JsonLines | None, command: list[s
     )
     if flags["preview"]:
         job = preview(job, flags["preview"])
-    backend = open_backend(flags["device"], threads=flags["threads"])
-    say_bundle(bundle, backend, packaged=flags["bundle"] is None)
-    batch = Batch(
-        bundle=bundle,
-        backend=backend,
-        display=choose_display(quiet=console.quiet(), events=events),
-        events=events,
-        skip=flags["skip"] or (flags["resume"] and inputs.many),  # what is done is not begun again
-        dry_run=flags["dry_run"],
-    )
     jobs = [replace(job, source=source) for source in inputs.sources]
+    with ExitStack() as stack:
+        device = (
+            stack.enter_context(open_crew(flags))
+            if flags["devices"]
+            else open_backend(flags["device"], threads=flags["threads"])
+        )
+        say_bundle(bundle, device, packaged=flags["bundle"] is None)
+        batch = Batch(
+            bundle=bundle,
+            device=device,
+            display=choose_display(quiet=console.quiet()),
+            events=events,
+            skip=flags["skip"] or (flags["resume"] and inputs.many),  # what is done is not begun again
+            dry_run=flags["dry_run"],
+        )
+        try:
+            run_batch(batch, jobs, inputs, flags["output"], command)
+        finally:
+            if flags["report"] is not None:
+                write_report(flags["report"], batch.reports)
 
-    try:
-        run_batch(batch, jobs, inputs, flags["output"], command)
-    finally:
-        if flags["report"] is not None:
-            write_report(flags["report"], batch.reports)
+
+def open_crew(flags: dict[str, Any]) -> Crew:
+    """The worker processes of --devices."""
+    devices = parse_devices(flags["devices"])
+    return Crew(devices, open_backend, device=flags["device"], threads=flags["threads"], bundle=flags["bundle"])
 
 
 def check_flags(flags: dict[str, Any]) -> None:

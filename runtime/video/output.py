@@ -19,7 +19,7 @@ from flashvsr_trt.runtime.video.frames import FrameTiming, Pixels, upright
 from flashvsr_trt.runtime.video.images import sync_file
 from flashvsr_trt.runtime.video.mux import open_output
 from flashvsr_trt.runtime.video.plan import OutputPlan
-from flashvsr_trt.runtime.video.timeline import Timeline
+from flashvsr_trt.runtime.video.timeline import EncoderClock
 
 try:
     import fcntl
@@ -32,18 +32,16 @@ class Pictures:
 
     def __init__(self, plan: OutputPlan) -> None:
         assert plan.video is not None
-        self._plan, self.base = plan, plan.video.encoder.time_base
+        self._plan, self.clock = plan, EncoderClock(plan.video.encoder.time_base)
         self._to_frame = RgbWriter(plan.video.encoder.pix_fmt, plan.video.colour)
-        self.timeline = Timeline(restart=round(1 / self.base))
         self.end = Fraction(0)
 
     def __call__(self, pixels: Pixels, timing: FrameTiming) -> tuple[VideoFrame, int]:
-        """uint8 or uint16 [H, W, 3] to a frame, and its duration in units of `base`."""
+        """uint8 or uint16 [H, W, 3] to a frame, and its duration in units of the clock."""
         frame = self._to_frame(prepared(self._plan, pixels))
-        duration = max(1, round(timing.duration * timing.time_base / self.base))
-        frame.pts = self.timeline.place(round(timing.pts * timing.time_base / self.base), duration)
-        frame.time_base = self.base
-        self.end = (frame.pts + duration) * self.base
+        frame.pts, duration = self.clock.place(timing)
+        frame.time_base = self.clock.base
+        self.end = (frame.pts + duration) * self.clock.base
         return frame, duration
 
 

@@ -58,8 +58,8 @@ class OutputPlan:
         return path.with_name(f".{path.name}.part")
 
 
-def default_output(info: SourceInfo, scale: float, options: OutputOptions) -> str:
-    """`<stem>_flashvsr_<scale>x<suffix>` next to the source, of its kind and container where they can be written."""
+def default_output(info: SourceInfo, tag: str, options: OutputOptions) -> str:
+    """`<stem>_flashvsr_<tag><suffix>` next to the source, of its kind and container where they can be written."""
     name = "stdin" if info.path == "-" else Path(info.path).name
     folder = Path(".") if info.path == "-" else Path(info.path).parent
     if info.kind == "images":
@@ -67,7 +67,7 @@ def default_output(info: SourceInfo, scale: float, options: OutputOptions) -> st
     else:
         stem = Path(name).stem
         suffix = _default_suffix(info, Path(name).suffix.lower(), options)
-    return str(folder / f"{stem}_flashvsr_{scale:g}x{suffix}")
+    return str(folder / f"{stem}_flashvsr_{tag}{suffix}")
 
 
 def _default_suffix(info: SourceInfo, suffix: str, options: OutputOptions) -> str:
@@ -105,6 +105,11 @@ def plan_output(info: SourceInfo, path: str | Path, size: tuple[int, int], optio
         raise UsageError(
             f"{path} is a folder, the output is one file",
             todo=f"name a file, e.g. {Path(path) / 'out.mkv'}, or give --png",
+        )
+    if options.container and not stills and suffix != f".{options.container.lstrip('.')}":
+        raise UsageError(
+            f"{path} and the container {options.container} contradict each other",
+            todo=f"name the output {Path(path).with_suffix('.' + options.container.lstrip('.')).name}",
         )
     if stills:
         plan = _plan_images(info, path, size, options)

@@ -112,7 +112,8 @@ def describe(path: str, container: av.container.InputContainer, stream: VideoStr
     time_base = stream.time_base or 1 / rate
     if first.interlaced_frame:
         notes.append("the source is interlaced: its frames are upscaled as stored, combing included")
-    duration, frames, exact = _length(container, stream, rate, time_base)
+    # Of a pipe FFmpeg knows only what it has seen.
+    duration, frames, exact = (None, None, False) if path == STDIN else _length(container, stream, rate, time_base)
     aspect = stream.sample_aspect_ratio
     return SourceInfo(
         path=path,

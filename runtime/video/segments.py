@@ -67,7 +67,7 @@ class SegmentWriter:
         self.segments = list(segments)
         self._pictures = Pictures(plan)
         if timeline is not None:
-            self._pictures.timeline.restore(timeline)
+            self._pictures.clock.restore(timeline)
         self._open: _OpenSegment | None = None
 
     @property
@@ -78,7 +78,7 @@ class SegmentWriter:
     @property
     def timeline(self) -> list[Any]:
         """State of the clock, for another writer to go on with."""
-        return self._pictures.timeline.state()
+        return self._pictures.clock.state()
 
     def write(self, pixels: Pixels, timing: FrameTiming) -> None:
         try:

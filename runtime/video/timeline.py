@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
+from flashvsr_trt.runtime.video.frames import FrameTiming
+
 
 class Timeline:
     """Passes time stamps through and repairs those that are missing, repeated or run backwards.
@@ -39,3 +43,24 @@ class Timeline:
     def restore(self, state: list[int | None]) -> None:
         """Goes on where the Timeline whose `state` this is left off."""
         self._last, self._next, self._offset = state[0], state[1] or 0, state[2] or 0
+
+
+class EncoderClock:
+    """Times of source frames in the encoder's units of `base` seconds."""
+
+    def __init__(self, base: Fraction) -> None:
+        self.base = base
+        self._timeline = Timeline(restart=round(1 / base))
+
+    def place(self, timing: FrameTiming) -> tuple[int, int]:
+        """The frame's time stamp and duration."""
+        duration = max(1, round(timing.duration * timing.time_base / self.base))
+        return self._timeline.place(round(timing.pts * timing.time_base / self.base), duration), duration
+
+    def state(self) -> list[int | None]:
+        """For `restore`: all that the next stamps depend on."""
+        return self._timeline.state()
+
+    def restore(self, state: list[int | None]) -> None:
+        """Goes on where the clock whose `state` this is left off."""
+        self._timeline.restore(state)

@@ -102,7 +102,9 @@ class VideoWriter(_BaseWriter):
     def __init__(self, plan: OutputPlan) -> None:
         super().__init__(plan)
         self._pictures = Pictures(plan)
-        self._times: dict[int | None, int] = {}  # durations by presentation time: encoders lose those of a variable rate
+        self._times: dict[
+            int | None, int
+        ] = {}  # durations by presentation time: encoders lose those of a variable rate
         part = None if plan.path == STDOUT else plan.temporary
         self._lock = None if part is None else lock(part, plan.path)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from flashvsr_trt.export.layouts import DitSizes, LqSizes, Shapes, TcSizes
@@ -49,26 +50,41 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """Beside the distance of colours and of luma, which count 1 each."""
+
+    gradient: float = 0.3  # of edges
+    temporal: float = 0.3  # of changes in time
+    still: float = 4.0  # how much more those count where the truth stands still
+
+
+@dataclass(frozen=True, kw_only=True)
 class Training:
-    """Settings of one training."""
+    """Settings of one training. It is `iterations` long, or `seconds` where those are set: then its end, with the
+    learning rate at 0, comes when the time is over, whatever the machine does in it."""
 
     seed: int = 0
     iterations: int = 20_000
+    seconds: float | None = None
     sizes: ModelSizes = DEMO
     # Short streams first: more pictures per second. Then clips as the product runs them.
     stages: tuple[Stage, ...] = (
-        Stage(until=0.8, side=256, batch=8, steps=(2, 2)),
-        Stage(until=1.0, side=256, batch=6, steps=(6, 2)),
+        Stage(until=0.8, side=256, batch=16, steps=(2, 2)),
+        Stage(until=1.0, side=256, batch=12, steps=(6, 2)),
     )
-    degraded: float = 0.4  # share of clips with blur, noise or compression
+    degraded: float = 0.5  # share of clips with blur, noise or compression
     rate: float = 5e-4
     full_rate_fan_in: int = 144  # wider layers learn at rate x this / fan-in
-    warmup: int = 500  # iterations
+    warmup: float = 0.02  # fraction of the training
     weight_decay: float = 1e-4
     clip_norm: float = 0.5
     average: float = 0.999  # of the weights, per iteration
-    gradient_weight: float = 0.3
-    temporal_weight: float = 0.3
+    loss: LossWeights = LossWeights()
 
     def stage(self, progress: float) -> Stage:
         return next((s for s in self.stages if progress < s.until), self.stages[-1])
+
+    def rate_at(self, progress: float) -> float:
+        """Warm-up from a tenth, then a cosine down to 0."""
+        warm = 0.1 + 0.9 * min(1.0, progress / self.warmup)
+        return self.rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

@@ -185,9 +185,9 @@ class DemoModel(nn.Module):
         rows, columns = (
             rotary(torch.arange(n, device=device), p) for n, p in zip((height, width), ROPE_PAIRS[1:], strict=True)
         )
-        kept = torch.tensor(schedule.topk(16 * height, 16 * width, PARAMETERS.sparse_ratio), device=device)
-        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
-        empty = torch.zeros(batch, 0, height // 8, width // 8, TOKENS_PER_WINDOW, self.dim, device=device, dtype=dtype)
+        # Filled on the device: a copy from the host could not be recorded in a CUDA graph.
+        kept = torch.full((), schedule.topk(16 * height, 16 * width, PARAMETERS.sparse_ratio), device=device)
+        empty = tokens.new_zeros(batch, 0, height // 8, width // 8, TOKENS_PER_WINDOW, self.dim)
         caches = [empty] * (2 * self.layers)
         slabs = torch.zeros(0, dtype=torch.int64, device=device)
         out, begin = [], 0

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 STATIC = 0.15  # share of clips without any motion
+SOFT = 0.25  # share of clips from a picture enlarged, whose finest detail is missing as in most videos
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,8 @@ class Cameras:
 
 
 def random_cameras(batch: int, generator: torch.Generator, device: torch.device) -> Cameras:
-    """Speeds from a tenth of a pixel to 12 pixels a frame, log-uniform; a share of clips stands still."""
+    """Speeds from a tenth of a pixel to 12 pixels a frame, log-uniform; a share of clips stands still, and a share
+    is soft."""
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(batch, *shape, generator=generator, device=device)
@@ -38,8 +40,10 @@ def random_cameras(batch: int, generator: torch.Generator, device: torch.device)
     speed = torch.exp(uniform(math.log(0.1), math.log(12.0))) * moving
     heading = uniform(0, 2 * math.pi)
     some = (uniform(0, 1, 3) < 0.5).float() * moving[:, None]  # zoom, turn and shake, each in half of the clips
+    soft = uniform(0, 1) < SOFT
+    scale = torch.where(soft, uniform(math.log(0.35), math.log(0.85)), uniform(math.log(0.85), math.log(1.35)))
     return Cameras(
-        scale=torch.exp(uniform(math.log(0.85), math.log(1.35))),
+        scale=scale.exp(),
         velocity=torch.stack([heading.cos() * speed, heading.sin() * speed], dim=-1),
         zoom=1 + uniform(-0.01, 0.01) * some[:, 0],
         turn=uniform(-0.012, 0.012) * some[:, 1],

@@ -1,0 +1,153 @@
+"""A training in progress: model, running average, optimiser, data and random state, one iteration at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flashvsr_trt.export.demo import batches, initial, optimise
+from flashvsr_trt.export.demo.batches import Ahead, Batch
+from flashvsr_trt.export.demo.clips import ClipMaker
+from flashvsr_trt.export.demo.config import Stage, Training
+from flashvsr_trt.export.demo.graphed import Gradients, GraphError, graphed
+from flashvsr_trt.export.demo.loss import loss
+from flashvsr_trt.export.demo.model import DemoModel
+from flashvsr_trt.export.pixels import to_unit
+
+Start = tuple[Mapping[str, Mapping[str, Tensor]], Tensor]
+
+
+class Trainer:
+    """Args:
+    start: the networks' weights and the prompt's embedding to begin with; by default the structured initial ones.
+    graph: record each stage's iteration as a CUDA graph; on a CPU it makes no difference.
+    clock: seconds, for trainings that are measured in them.
+    """
+
+    def __init__(
+        self,
+        settings: Training,
+        images: Mapping[str, np.ndarray],
+        device: torch.device,
+        start: Start | None = None,
+        *,
+        graph: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings, self.device = settings, device
+        self.autocast = torch.bfloat16 if device.type == "cuda" else None
+        self._graph, self._clock = graph and device.type == "cuda", clock
+        official, context = start or initial.weights(settings.sizes, settings.seed)
+        self.model = DemoModel(official, context).to(device)
+        self.average = DemoModel(official, context).to(device).requires_grad_(False)
+        self.optimiser = optimise.adamw(self.model, settings)
+        self.makers = {
+            side: ClipMaker(images, (side, side), seed=settings.seed, device=device)
+            for side in sorted({stage.side for stage in settings.stages})
+        }
+        self.iteration = 0
+        self.seconds = 0.0  # over all calls, from a trainer's making to its last iteration
+        self.curve: list[dict[str, Any]] = []
+        self._stage: Stage | None = None
+        self._states = self._maker_states()
+        self._since = self._clock()
+
+    def end_in(self, seconds: float) -> None:
+        """Lets a training that is measured in seconds end this long from now."""
+        self._tick()
+        self.settings = dataclasses.replace(self.settings, seconds=self.seconds + seconds)
+
+    def progress(self) -> float:
+        """0 at the start of the training, 1 or more at its end."""
+        s = self.settings
+        return self.iteration / s.iterations if s.seconds is None else self.seconds / s.seconds
+
+    def rate(self) -> float:
+        return self.settings.rate_at(self.progress())
+
+    def step(self) -> Tensor:
+        """One iteration; the loss, detached."""
+        stage = self.settings.stage(self.progress())
+        if stage is not self._stage:
+            self._enter(stage)
+        batch = self._ahead.take()
+        value = self._gradients(batch)
+        optimise.set_rate(self.optimiser, self.rate())
+        self.optimiser.step()
+        # The average starts as a plain mean, so that the initial weights do not linger in it.
+        keep = min(self.settings.average, (1 + self.iteration) / (10 + self.iteration))
+        optimise.follow(self.average, self.model, keep)
+        self._states = self._maker_states()
+        self._ahead.start()
+        self.iteration += 1
+        self._tick()
+        return value
+
+    def _enter(self, stage: Stage) -> None:
+        """Sets up a stage's data and computation; a batch made for the stage before goes back."""
+        for side, maker in self.makers.items():
+            maker.load_state_dict(self._states[side])
+        maker = self.makers[stage.side]
+
+        def source() -> Batch:
+            return batches.make(maker, stage, self.settings.degraded)
+
+        def compute(batch: Batch) -> Tensor:
+            return self._eager(batch, stage)
+
+        self._gradients: Gradients = compute
+        if self._graph:
+            try:
+                self._gradients = graphed(compute, list(self.model.parameters()), (source(), source()))
+                print(f"{stage}: CUDA graph recorded and checked", flush=True)
+            except GraphError as error:
+                print(f"WARNING: {stage} runs without a CUDA graph, slower: {error}", flush=True)
+            maker.load_state_dict(self._states[stage.side])
+        self._stage, self._ahead = stage, Ahead(source, self.device)
+
+    def _eager(self, batch: Batch, stage: Stage) -> Tensor:
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            result = self.model(batch.noise, batch.lq, stage.steps)
+        truth, bicubic = (
+            to_unit(pixels[:, : result.shape[1]]).permute(0, 1, 4, 2, 3)  # [B, T, 3, H, W]
+            for pixels in (batch.truth, batch.lq)
+        )
+        value = loss(result, truth, bicubic, self.settings.loss)
+        value.backward()
+        optimise.tame_gradients(self.model.parameters(), self.settings.clip_norm)
+        return value.detach()
+
+    def _tick(self) -> None:
+        now = self._clock()
+        self.seconds += now - self._since
+        self._since = now
+
+    def _maker_states(self) -> dict[int, dict[str, Any]]:
+        return {side: maker.state_dict() for side, maker in self.makers.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "makers": self._states,  # as they were before the batch that is made ahead
+            "iteration": self.iteration,
+            "seconds": self.seconds,
+            "curve": self.curve,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self._states, self._stage = dict(state["makers"]), None
+        self.iteration, self.seconds = state["iteration"], state["seconds"]
+        self.curve = list(state["curve"])

@@ -37,7 +37,8 @@ def _mostly_centred(error: Tensor) -> Tensor:
 
 def _distance(error: Tensor, weights: LossWeights) -> Tensor:
     """Of colours, luma and edges, per clip [B]; never 0."""
-    grey = sum(share * error[:, :, i] for i, share in enumerate(LUMA))  # [B, T, H, W]
+    red, green, blue = (share * error[:, :, i] for i, share in enumerate(LUMA))
+    grey = red + green + blue  # [B, T, H, W]
     edges = _robust(grey[..., 1:, :] - grey[..., :-1, :]) + _robust(grey[..., 1:] - grey[..., :-1])
     return _robust(error) + _robust(grey) + weights.gradient * edges
 

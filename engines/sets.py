@@ -62,7 +62,7 @@ def check(wanted: Wanted) -> None:
         raise BundleError(
             f"{wanted.bundle} has no {wanted.decoder}",
             expected=f"a bundle for variant {wanted.variant}",
-            todo=redo,
+            todo="export it with the Wan VAE: flashvsr-trt export --vae FILE" if wanted.variant == "full" else redo,
         )
 
 

@@ -25,6 +25,7 @@ INSTALL = {
     "tensorrt": "pip install 'flashvsr-trt[trt]'",
 }
 _KEPT_LINES = 20
+_ECHO = "catchCudaError"  # without a driver each failure is followed by one of cleaning up
 _PARSER_WANTS = "libtensorrt_rtx.so"
 _WHEEL_HAS = "libtensorrt_rtx.so.1"
 
@@ -86,9 +87,10 @@ class Log:
             listen(severity, message)
 
     def last(self) -> str:
-        """The error line to tell: the last one that is not a frame of the parser's report."""
+        """The error line to tell: the last one that is neither a frame of the parser's report nor an echo."""
         told = [line for line in self._errors if "--- " not in line and not line.startswith("Node name")]
-        return told[-1] if told else ""
+        causes = [line for line in told if _ECHO not in line]
+        return (causes or told or [""])[-1]
 
     def errors(self) -> list[str]:
         return list(self._errors)

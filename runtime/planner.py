@@ -220,9 +220,8 @@ def _untiled(work: Work, numbers: _Numbers) -> Iterator[Plan]:
 
 
 def _tiled(work: Work, numbers: _Numbers, tiling: Tiling) -> Plan:
-    dit, decoder = (
-        tuple(min(sides) for sides in zip(tile, work.size, strict=True)) for tile in (tiling.dit, tiling.decoder)
-    )
+    height, width = work.size
+    dit, decoder = ((min(tile[0], height), min(tile[1], width)) for tile in (tiling.dit, tiling.decoder))
     phases = [
         numbers.phase(name, graphs, size, 1 if name == "post" else STEP_FRAMES)
         for name, graphs, size in (("denoise", _DENOISE, dit), ("decode", _DECODE, decoder), ("post", _POST, work.size))

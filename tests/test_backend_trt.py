@@ -111,6 +111,43 @@ for spoil, word in (("nan", "not finite"), ("black", "constant"), ("noise", "agr
     assert run(body, seeded_bundle_fp16).split() == ["11", "nan", "black", "noise"]
 
 
+def test_verify_compares_a_clip_with_stored_frames(run, seeded_bundle_fp16):
+    """Graphs, then frames; a set that fails is refused, one that could not be run is not."""
+    body = """
+import numpy as np
+from flashvsr_trt.configs.errors import BackendUnavailable, FlashVSRError, OutOfMemory
+from flashvsr_trt.engines import sets, store
+from flashvsr_trt.runtime.commands import engines as command
+from flashvsr_trt.runtime.stored_frames import check_frames, stored
+fake = flavour()
+made = engine_set(bundle, load_tier(8))
+trt = module.TensorRt(made, fake)
+wanted = sets.Wanted(bundle=bundle.folder, manifest=bundle.manifest, tier=load_tier(8), variant="tiny", flavour=fake,
+                     targets=("sm90",))
+command.compute(wanted, trt, bundle, 60)
+frames = stored(bundle, "tiny")
+assert frames.shape == (37, 120, 240, 3) and frames.std() > 5
+assert np.array_equal(frames, stored(bundle, "long"))
+assert check_frames(bundle, "long", trt, frames, min_psnr=60) == float("inf")
+for spoil, word in (("black", "is of one colour"), ("noise", "agrees to")):
+    fake.module.spoil = ("tc_decoder", spoil)
+    try:
+        check_frames(bundle, "tiny", module.TensorRt(made, fake), frames, min_psnr=40)
+    except FlashVSRError as error:
+        assert word in str(error), error
+        print(spoil)
+(made.folder / store.FILE_NAME).write_text("{}")
+for error in (OutOfMemory("x"), BackendUnavailable("x"), FlashVSRError("dit differs")):
+    try:
+        with command._refusing(made):
+            raise error
+    except type(error):
+        print("refused" in (made.folder / store.FILE_NAME).read_text())
+"""
+    said = run(body, seeded_bundle_fp16)
+    assert said.split() == ["black", "noise", "False", "False", "True"], said
+
+
 def test_engines_of_another_gpu_are_refused_before_work(run, seeded_bundle_fp16):
     body = """
 from flashvsr_trt.configs.errors import BackendUnavailable

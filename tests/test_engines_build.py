@@ -9,10 +9,11 @@ import pytest
 from engine_sets import build, needs_rtx, wanted_of
 
 from flashvsr_trt.configs.errors import BundleError, FlashVSRError, UsageError, WriteError
-from flashvsr_trt.configs.tiers import SIZES
+from flashvsr_trt.configs.tiers import SIZES, load_tier
 from flashvsr_trt.engines import build as building
 from flashvsr_trt.engines import prepare as preparing
 from flashvsr_trt.engines import sets, store, targets
+from flashvsr_trt.engines.build import StepModel, build_graph
 
 
 @pytest.fixture
@@ -40,6 +41,29 @@ def test_every_tier_builds_and_serves_both_variants(cache, seeded_bundle_fp16, t
     # The other variant with the same decoder finds the same set, and nothing is built again.
     assert sets.find(replace(wanted, variant="long")).folder == built.folder
     assert store.open_set(built.folder, hashed=True) == built
+
+
+@needs_rtx
+@pytest.mark.parametrize("tier", [8, 12, 48])
+def test_every_tier_builds_the_wan_decoder(cache, full_bundle, tier):
+    """The graphs that variant full has of its own; 16, 24 and 48 build them alike."""
+    alike = {(load_tier(size).decoder_tile, load_tier(size).workspace_mib) for size in (16, 24, 48)}
+    assert len(alike) == 1
+    wanted = wanted_of(full_bundle, tier, "full")
+    sets.check(wanted)
+    height, width = wanted.tier.decoder_tile
+    for name in ("vae_decoder_first", "vae_decoder"):
+        plan = build(wanted, name)
+        assert plan.plugins == 0
+        assert plan.activations > height * width
+
+
+@needs_rtx
+def test_bundle_without_the_wan_decoder_is_refused(seeded_bundle_fp16):
+    wanted = replace(wanted_of(seeded_bundle_fp16), variant="full")
+    with pytest.raises(BundleError, match="has no vae_decoder") as caught:
+        sets.check(wanted)
+    assert "--vae" in caught.value.todo
 
 
 @needs_rtx
@@ -123,3 +147,26 @@ def test_full_disk_is_told(cache, monkeypatch, seeded_bundle_fp16):
     with pytest.raises(WriteError, match="No space left"):
         sets.ensure(wanted, lambda line: None)
     assert store.all_sets() == []
+
+
+@needs_rtx
+def test_runtime_tells_what_is_wrong_with_a_plan(cache, seeded_bundle_fp16):
+    """As far as deserialising goes without a driver: a whole plan fails for want of one, others for what they are."""
+    wanted = wanted_of(seeded_bundle_fp16, target="sm89")
+    folder = cache / "plans"
+    folder.mkdir(parents=True)
+    graph = wanted.manifest.graphs["post_none8"]
+    model = StepModel(seeded_bundle_fp16 / "post_none8.onnx", graph, "fp16")
+    plan = (folder / build_graph(wanted.flavour, model, wanted.settings, folder, lambda line: None).file).read_bytes()
+    runtime = wanted.flavour.module.Runtime(wanted.flavour.log.logger)
+
+    def told(data: bytes) -> str:
+        with wanted.flavour.log.listening(lambda severity, message: None):
+            if runtime.deserialize_cuda_engine(data) is not None:
+                return ""
+        return str(wanted.flavour.failure("it does not load"))
+
+    assert "Serialization assertion" in told(plan[:1000])
+    assert "incompatible serialization version" in told(b"x" * 5000)
+    whole = told(plan)
+    assert not whole or "CUDA driver version" in whole or "cannot run on this GPU" in whole

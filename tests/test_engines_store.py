@@ -122,6 +122,30 @@ def test_damage_is_found(cache, damage):
         assert store.create(key(), fake("dit"), {"bundle": "x", "source": "/b"}).path("dit").read_bytes() == b"plan"
 
 
+def test_refused_set_serves_nobody_and_is_built_again(cache):
+    about = {"bundle": "x", "source": "/b"}
+    built = store.create(key(), fake("dit"), about)
+    store.refuse(built, "dit differs: latents agrees to 3.0 dB")
+    (found,) = store.all_sets()
+    assert found.diff(key()) == ["verify has refused it: dit differs: latents agrees to 3.0 dB"]
+    stale = store.find(key(), Path("/b"))
+    assert isinstance(stale, store.Stale)
+    assert "3.0 dB" in stale.lines()[0]
+    again = store.create(key(), fake("dit", b"better"), about)
+    assert again.path("dit").read_bytes() == b"better"
+    assert store.find(key(), Path("/b")) == again
+    assert again.digest != built.digest
+
+
+def test_sets_with_the_plug_in_inside_lie_beside_the_others(cache):
+    about = {"bundle": "x", "source": "/b"}
+    plain = store.create(key(), fake("dit"), about)
+    embedded = store.create(key(flags={"workspace_mib": 1, "plugin_library": "abc"}), fake("dit"), about)
+    assert plain.folder != embedded.folder
+    assert (plain.embedded, embedded.embedded) == (False, True)
+    assert len(store.all_sets()) == 2
+
+
 def test_clean_removes_only_engine_sets(cache):
     about = {"bundle": "x", "source": "/b"}
     kept = store.create(key(), fake("dit"), about)

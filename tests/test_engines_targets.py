@@ -133,10 +133,16 @@ def test_log_keeps_the_last_errors():
         flavour.log.take("VERBOSE", "nothing")
         flavour.log.take("ERROR", "IBuilder: Cannot compile\nfor target(s) sm86")
         flavour.log.take("ERROR", "--- End node ---")
+        flavour.log.take("ERROR", "[checkMacros.cpp::catchCudaError::250] driver version is insufficient")
         error = flavour.failure("dit cannot be built")
-    assert seen == ["VERBOSE", "ERROR", "ERROR"]
+    assert seen == ["VERBOSE", "ERROR", "ERROR", "ERROR"]
     assert str(error).startswith("dit cannot be built: IBuilder: Cannot compile for target(s) sm86")
     flavour.log.take("ERROR", "CUDA out of memory")
     assert isinstance(flavour.failure("x"), OutOfMemory)
     with flavour.log.listening(lambda severity, message: None):
         assert "does not say why" in str(flavour.failure("x"))
+
+
+@needs_rtx
+def test_installed_flavours():
+    assert "tensorrt_rtx" in trt.installed()

@@ -45,7 +45,8 @@ def build(kernels: Path, *options: str) -> Path | None:
     """
     lacking = missing()
     if lacking:
-        return _left_out(f"no {' and no '.join(lacking)}")
+        _left_out(f"no {' and no '.join(lacking)}")
+        return None
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         generate(kernels, folder)
@@ -55,7 +56,8 @@ def build(kernels: Path, *options: str) -> Path | None:
         said = subprocess.run(configure, check=True, stdout=subprocess.PIPE, text=True).stdout
         skipped = [line for line in said.splitlines() if "flashvsr: skipped: " in line]
         if skipped:
-            return _left_out(skipped[0].partition("skipped: ")[2])
+            _left_out(skipped[0].partition("skipped: ")[2])
+            return None
         subprocess.run(["cmake", "--build", str(target)], check=True, stdout=subprocess.DEVNULL)
         shutil.move(target / LIBRARY, kernels / LIBRARY)
     return kernels / LIBRARY

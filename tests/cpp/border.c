@@ -151,6 +151,7 @@ static void test_stream_options(flashvsr_model *model) {
   REFUSED(kv_ratio, 0.5, FLASHVSR_ERROR_ARGUMENT);
   REFUSED(kv_ratio, 1e300, FLASHVSR_ERROR_ARGUMENT);
   REFUSED(allocate, never, FLASHVSR_ERROR_ARGUMENT);
+  REFUSED(allocate_device, never, FLASHVSR_ERROR_ARGUMENT);
   REFUSED(cuda_stream, &input, FLASHVSR_ERROR_UNSUPPORTED);
   check_refused(model, NULL, FLASHVSR_ERROR_ARGUMENT);
 
@@ -185,9 +186,13 @@ static void test_model_arguments(void) {
   options.threads = -1;
   CHECK(flashvsr_model_open(bundle, &options, &model) == FLASHVSR_ERROR_ARGUMENT);
   options.threads = 0;
-  options.device = 1;
+  options.device = 9;
   CHECK(flashvsr_model_open(bundle, &options, &model) == FLASHVSR_ERROR_UNSUPPORTED);
+  options.device = FLASHVSR_DEVICE_CUDA;
+  options.device_index = -1;
+  CHECK(flashvsr_model_open(bundle, &options, &model) == FLASHVSR_ERROR_ARGUMENT);
   options.device = FLASHVSR_DEVICE_CPU;
+  options.device_index = 0;
   options.ort_library = "/no such library.so";
   CHECK(flashvsr_model_open(bundle, &options, &model) == FLASHVSR_ERROR_BACKEND);
   options.ort_library = "libm.so.6"; /* a library, but not ONNX Runtime */

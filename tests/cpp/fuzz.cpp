@@ -1,4 +1,4 @@
-// Bytes of a stranger: manifests, and the option structs and pictures of the border. Nothing here may crash; what
+// Bytes of a stranger: manifests, engine sets, and the option structs and pictures of the border. Nothing here may crash; what
 // cannot be honoured is refused with a status.
 #include <cstdint>
 #include <cstdlib>
@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "engine_set.hpp"
 #include "error.hpp"
 #include "flashvsr.h"
 #include "manifest.hpp"
@@ -22,6 +23,11 @@ void fuzz_manifest(const std::uint8_t* data, std::size_t size) {
   for (const auto& [name, graph] : manifest.graphs)
     for (const auto* tensors : {&graph.inputs, &graph.outputs})
       for (const Tensor& tensor : *tensors) tensor_bytes(evaluate(tensor.shape, symbols), tensor.dtype);
+}
+
+void fuzz_engine_set(const std::uint8_t* data, std::size_t size) {
+  const EngineSet set = parse_engine_set(std::string(reinterpret_cast<const char*>(data), size));
+  set.serves(89, set.flavour);
 }
 
 // The library reads struct_size bytes of the caller's memory, so the caller owns as many.
@@ -41,6 +47,7 @@ void fuzz_stream_options(const std::uint8_t* data, std::size_t size) {
   const auto options = read_struct(reinterpret_cast<const flashvsr_stream_options*>(bytes.data()), "options");
   Manifest manifest;
   manifest.local_range = 11;
+  make_queue_options(options);
   const Options made = make_options(options, manifest);
   const Size canvas = made.settings.canvas.size, output = made.settings.canvas.output;
   if (canvas.height < output.height || canvas.width < output.width || canvas.height % 128 != 0) std::abort();
@@ -80,6 +87,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     switch (data[0]) {
       case 'o': fuzz_stream_options(data + 1, size - 1); break;
       case 'i': fuzz_image(data + 1, size - 1); break;
+      case 'e': fuzz_engine_set(data + 1, size - 1); break;
       case 'm': fuzz_model_options(data + 1, size - 1); break;
       default: fuzz_manifest(data, size);
     }

@@ -80,7 +80,7 @@ void canvas(char** a) {
   constexpr std::size_t padding = 7;
   const Size source{number(a[0]), number(a[1])};
   const Canvas laid = make_canvas(source, {number(a[2]), number(a[3])}, number(a[4]) != 0);
-  const CanvasMaker make(source, laid, std::make_shared<Allocator>(nullptr, nullptr, nullptr));
+  const CanvasMaker make(source, laid, std::make_shared<Allocator>());
   const Bytes in = read_input();
   const auto row = static_cast<std::size_t>(source.width * 3);
   Bytes padded;

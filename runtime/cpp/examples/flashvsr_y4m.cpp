@@ -24,6 +24,8 @@ struct Arguments {
   int threads = 0;
   unsigned long long seed = 0;
   int variant = FLASHVSR_VARIANT_LONG;
+  int device = FLASHVSR_DEVICE_CPU;
+  std::string op_library;
 };
 
 int variant_of(const std::string& name) {
@@ -31,6 +33,12 @@ int variant_of(const std::string& name) {
   if (name == "tiny") return FLASHVSR_VARIANT_TINY;
   if (name == "full") return FLASHVSR_VARIANT_FULL;
   throw std::runtime_error("variant " + name + " is unknown; expected: long, tiny or full");
+}
+
+int device_of(const std::string& name) {
+  if (name == "cpu") return FLASHVSR_DEVICE_CPU;
+  if (name == "cuda") return FLASHVSR_DEVICE_CUDA;
+  throw std::runtime_error("device " + name + " is unknown; expected: cpu or cuda");
 }
 
 std::int32_t chroma_location(const std::string& colour) {
@@ -110,6 +118,8 @@ void filter(const Arguments& arguments) {
   Picture in(source, bt709);
   auto model_options = flashvsr::Model::defaults();
   model_options.threads = arguments.threads;
+  model_options.device = arguments.device;
+  if (!arguments.op_library.empty()) model_options.op_library = arguments.op_library.c_str();
   const flashvsr::Model model(arguments.bundle, model_options);
   auto options = flashvsr::Stream::defaults();
   options.width = source.width;
@@ -140,7 +150,8 @@ void filter(const Arguments& arguments) {
 bool parse(int argc, char** argv, Arguments& arguments) {
   for (int i = 1; i < argc; ++i) {
     const std::string word = argv[i];
-    const bool flag = word == "--scale" || word == "--threads" || word == "--seed" || word == "--variant";
+    const bool flag = word == "--scale" || word == "--threads" || word == "--seed" || word == "--variant" ||
+                      word == "--device" || word == "--op-library";
     if (flag && ++i == argc) return false;
     if (word == "--scale")
       arguments.scale = std::atof(argv[i]);
@@ -150,6 +161,10 @@ bool parse(int argc, char** argv, Arguments& arguments) {
       arguments.seed = std::strtoull(argv[i], nullptr, 10);
     else if (word == "--variant")
       arguments.variant = variant_of(argv[i]);
+    else if (word == "--device")
+      arguments.device = device_of(argv[i]);
+    else if (word == "--op-library")
+      arguments.op_library = argv[i];
     else if (arguments.bundle.empty() && word.rfind("--", 0) != 0)
       arguments.bundle = word;
     else
@@ -165,7 +180,8 @@ int main(int argc, char** argv) {
     Arguments arguments;
     if (!parse(argc, argv, arguments)) {
       std::fprintf(stderr,
-                   "usage: %s BUNDLE [--scale 4] [--variant long|tiny|full] [--threads N] [--seed 0] < in.y4m > out.y4m\n",
+                   "usage: %s BUNDLE|ENGINES [--scale 4] [--variant long|tiny|full] [--device cpu|cuda] [--op-library "
+                   "FILE] [--threads N] [--seed 0] < in.y4m > out.y4m\n",
                    argv[0]);
       return 2;
     }

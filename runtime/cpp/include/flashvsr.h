@@ -20,6 +20,10 @@
  *
  * As many frames leave as came in, the first after 25. A whole program: examples/embed.cpp.
  *
+ * On a GPU push returns when the work is enqueued, and the frames of a step can be pulled when they are finished, at
+ * the latest when the next step has been enqueued (8 frames later): pull waits for them then, so that a loop like the
+ * one above never meets FLASHVSR_AGAIN in push.
+ *
  * Threads. A model may be used from any threads at once. A stream is for one thread at a time: a call that finds
  * another one at work returns FLASHVSR_ERROR_BUSY and changes nothing; only flashvsr_stream_get_stats may be called
  * at any time. flashvsr_last_error is per thread. A handle must not be closed while a call uses it.
@@ -69,7 +73,7 @@ enum {
   FLASHVSR_ERROR_INTERNAL = -8     /* anything else; the text says what */
 };
 
-enum { FLASHVSR_DEVICE_CPU = 0 };
+enum { FLASHVSR_DEVICE_CPU = 0, FLASHVSR_DEVICE_CUDA = 1 };
 enum { FLASHVSR_LOG_ERROR = 0, FLASHVSR_LOG_INFO = 1 };
 enum { FLASHVSR_VARIANT_LONG = 0, FLASHVSR_VARIANT_TINY = 1, FLASHVSR_VARIANT_FULL = 2 };
 enum { FLASHVSR_COLOUR_ADAIN = 0, FLASHVSR_COLOUR_WAVELET = 1, FLASHVSR_COLOUR_NONE = 2 };
@@ -93,10 +97,17 @@ typedef void (*flashvsr_log)(void *user, int32_t level, const char *text);
 
 typedef struct flashvsr_model_options {
   size_t struct_size;
-  int32_t device;           /* FLASHVSR_DEVICE_ */
-  int32_t threads;          /* CPU threads inside one operator; 0: as ONNX Runtime chooses */
-  const char *ort_library;  /* path of libonnxruntime; NULL: $FLASHVSR_ORT_LIBRARY, else the loader's search path */
-  flashvsr_log log;         /* may be NULL */
+  int32_t device;                 /* FLASHVSR_DEVICE_ */
+  int32_t device_index;           /* of the GPU, as CUDA_VISIBLE_DEVICES leaves it */
+  int32_t threads;                /* CPU threads inside one operator; 0: as ONNX Runtime chooses */
+  const char *ort_library;        /* path of libonnxruntime; NULL: $FLASHVSR_ORT_LIBRARY, else the loader's search */
+  const char *tensorrt_library;   /* path of libtensorrt_rtx or libnvinfer; NULL: $FLASHVSR_TENSORRT_LIBRARY, else the
+                                     loader's search for the flavour that the engine set is for */
+  const char *op_library;         /* path of this project's kernels: libflashvsr_ort.so for ONNX Runtime on a GPU (NULL:
+                                     attention runs many times slower, and log says so), libflashvsr_trt.so for engines
+                                     that do not carry them */
+  const char *bundle;             /* of an engine set; NULL: where it was when the set was built */
+  flashvsr_log log;               /* may be NULL; called on the thread that makes the call */
   void *log_user;
 } flashvsr_model_options;
 
@@ -114,17 +125,22 @@ typedef struct flashvsr_stream_options {
   double sparse_ratio;
   double kv_ratio;
   uint64_t seed;                      /* of the noise */
-  flashvsr_allocate allocate;         /* for frames, state and tensors of this stream; NULL: the C++ heap */
+  flashvsr_allocate allocate;         /* host memory: frames, on a CPU also state and tensors; NULL: the C++ heap, on a
+                                         GPU page-locked memory, which copies faster */
   flashvsr_deallocate deallocate;     /* with allocate, or neither */
+  flashvsr_allocate allocate_device;  /* device memory: state, tensors, TensorRT's scratch; NULL: the CUDA driver's */
+  flashvsr_deallocate deallocate_device; /* with allocate_device, or neither */
   void *allocator_user;
-  void *cuda_stream;                  /* CUstream the work is ordered on; NULL with FLASHVSR_DEVICE_CPU */
+  void *cuda_stream;                  /* CUstream or cudaStream_t of the device's primary context that all work is
+                                         ordered on, alive as long as this stream; NULL: one of its own */
 } flashvsr_stream_options;
 
 /* One picture in the caller's memory. */
 typedef struct flashvsr_image {
   size_t struct_size;
   int32_t format; /* FLASHVSR_FORMAT_ */
-  int32_t memory; /* FLASHVSR_MEMORY_ */
+  int32_t memory; /* FLASHVSR_MEMORY_: device memory only with FLASHVSR_DEVICE_CUDA; it goes through host memory.
+                     With options.cuda_stream in that stream's order; else push wants it finished, and pull gives it so */
   int32_t width, height;
   void *plane[2];   /* push only reads */
   size_t stride[2]; /* bytes from one row to the next, at least a row */
@@ -157,7 +173,9 @@ typedef struct flashvsr_stats {
   uint64_t pushed, ready, pulled; /* frames of this stream since open or reset: in, made and not yet pulled, out */
   uint64_t steps;                 /* steps of the networks, since open or reset */
   double resize_seconds, denoise_seconds, decode_seconds; /* since open */
-  uint64_t bytes, peak_bytes;     /* held by frames, state and tensors of this stream; weights are not counted */
+  uint64_t bytes, peak_bytes;     /* host memory held by this stream; on a CPU with state and tensors */
+  uint64_t device_bytes, peak_device_bytes; /* the same of device memory; what the library of inference holds itself,
+                                     weights first of all, is not counted */
 } flashvsr_stats;
 
 /* The numbers of the library that is loaded. */
@@ -172,7 +190,9 @@ FLASHVSR_API const char *flashvsr_last_error(void);
 FLASHVSR_API flashvsr_status flashvsr_model_options_defaults(flashvsr_model_options *options, size_t struct_size);
 FLASHVSR_API flashvsr_status flashvsr_stream_options_defaults(flashvsr_stream_options *options, size_t struct_size);
 
-/* Opens a bundle folder and the library that runs it. options may be NULL. *model is NULL on failure. */
+/* Opens a bundle folder, which ONNX Runtime runs, or an engine set, which TensorRT runs, and that library.
+ * options may be NULL. *model is NULL on failure. Plans of an engine set are programs: take them only from where you
+ * trust. */
 FLASHVSR_API flashvsr_status flashvsr_model_open(const char *folder, const flashvsr_model_options *options,
                                                  flashvsr_model **model);
 /* info->struct_size must be set; the strings live as long as the model. */

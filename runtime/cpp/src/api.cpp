@@ -6,10 +6,10 @@
 #include <mutex>
 #include <new>
 
+#include "backends.hpp"
 #include "flashvsr.h"
 #include "model.hpp"
 #include "options.hpp"
-#include "ort_backend.hpp"
 #include "pixels.hpp"
 #include "stream.hpp"
 
@@ -20,11 +20,11 @@ struct flashvsr_model {
 };
 
 struct flashvsr_stream {
-  flashvsr_stream(std::shared_ptr<const Model> opened, const Options& options, std::shared_ptr<Allocator> memory)
-      : model(opened), allocator(memory), stream(std::move(opened), options, std::move(memory)) {}
+  flashvsr_stream(std::shared_ptr<const Model> opened, const Options& options, std::shared_ptr<Queue> work)
+      : model(opened), queue(work), stream(std::move(opened), options, std::move(work)) {}
 
   std::shared_ptr<const Model> model;
-  std::shared_ptr<Allocator> allocator;
+  std::shared_ptr<Queue> queue;
   Stream stream;
   std::atomic<bool> busy{false};
   mutable std::mutex stats_mutex;
@@ -89,6 +89,7 @@ flashvsr_status exclusively(flashvsr_stream* handle, Body body) noexcept {
         handle->busy.store(false, std::memory_order_release);
       }
     } const release{handle};
+    const Entered entered(*handle->queue);
     return body(handle->stream);
   });
 }
@@ -96,6 +97,35 @@ flashvsr_status exclusively(flashvsr_stream* handle, Body body) noexcept {
 void check_usable(const Stream& stream) {
   if (stream.broken())
     fail(FLASHVSR_ERROR_STATE, "an earlier step of this stream failed; what to do: flashvsr_stream_reset");
+}
+
+void check_memory(const flashvsr_image& image, const Model& model) {
+  if (image.memory == FLASHVSR_MEMORY_DEVICE && !model.backend->on_gpu())
+    fail(FLASHVSR_ERROR_UNSUPPORTED, "image.memory is device memory; expected: host memory with FLASHVSR_DEVICE_CPU");
+}
+
+// Opens the back end of a bundle or of an engine set.
+void open_backend(const char* folder, const flashvsr_model_options& options, const std::shared_ptr<Model>& model) {
+  const auto text = [](const char* given) { return std::string(given != nullptr ? given : ""); };
+  CudaOptions cuda{options.device_index, text(options.ort_library), text(options.op_library),
+                   [model = model.get()](std::int32_t level, const std::string& line) { model->say(level, line); }};
+  const bool on_gpu = options.device == FLASHVSR_DEVICE_CUDA;
+  if (!is_engine_set(folder)) {
+    model->folder = folder;
+    model->manifest = load_manifest(folder);
+    model->backend = on_gpu ? open_ort_cuda(cuda, model->manifest) : open_ort_cpu(cuda.library, options.threads);
+    return;
+  }
+  if (!on_gpu)
+    bad_argument(std::string(folder) + " is an engine set; expected: device FLASHVSR_DEVICE_CUDA, or a bundle folder");
+  const EngineSet engines = load_engine_set(folder);
+  model->folder = options.bundle != nullptr ? options.bundle : engines.source;
+  model->manifest = load_manifest(model->folder);
+  if (model->manifest.digest != engines.bundle)
+    bad_bundle(model->folder + " is not the bundle that the engines were built from, or has changed since; what to do: "
+                               "name that bundle, or build the engines again");
+  cuda.library = text(options.tensorrt_library);
+  model->backend = open_tensorrt(cuda, engines);
 }
 
 void check_pullable(const flashvsr_image& image, const Settings& settings) {
@@ -155,11 +185,9 @@ flashvsr_status flashvsr_model_open(const char* folder, const flashvsr_model_opt
     const auto options = given != nullptr ? read_struct(given, "options") : default_model_options();
     check_model_options(options);
     auto opened = std::make_shared<Model>();
-    opened->folder = folder;
     opened->log = options.log;
     opened->log_user = options.log_user;
-    opened->manifest = load_manifest(folder);
-    opened->backend = open_ort_cpu(options.ort_library != nullptr ? options.ort_library : "", options.threads);
+    open_backend(folder, options, opened);
     opened->backend_text = opened->backend->describe();
     opened->say(FLASHVSR_LOG_INFO, opened->backend_text);
     *model = new flashvsr_model{std::move(opened)};
@@ -193,7 +221,10 @@ flashvsr_status flashvsr_stream_open(flashvsr_model* model, const flashvsr_strea
     *stream = nullptr;
     if (model == nullptr) bad_argument("model is NULL");
     const auto options = read_struct(given, "options");
-    *stream = new flashvsr_stream(model->model, make_options(options, model->model->manifest), make_allocator(options));
+    const Options inside = make_options(options, model->model->manifest);
+    const std::shared_ptr<Queue> queue = model->model->backend->open_queue(make_queue_options(options));
+    const Entered entered(*queue);
+    *stream = new flashvsr_stream(model->model, inside, queue);
     return FLASHVSR_OK;
   });
 }
@@ -216,6 +247,7 @@ flashvsr_status flashvsr_stream_push(flashvsr_stream* handle, const flashvsr_ima
   return exclusively(handle, [&](Stream& stream) {
     const flashvsr_image image = read_struct(given, "image");
     check_image(image, stream.options().source);
+    check_memory(image, *handle->model);
     if (image.format == FLASHVSR_FORMAT_RGB48) bad_argument("FLASHVSR_FORMAT_RGB48 can only be pulled");
     check_usable(stream);
     if (stream.flushed())
@@ -229,12 +261,10 @@ flashvsr_status flashvsr_stream_pull(flashvsr_stream* handle, flashvsr_image* gi
     const flashvsr_image image = read_struct<flashvsr_image>(given, "image");
     const Settings& settings = stream.options().settings;
     check_pullable(image, settings);
+    check_memory(image, *handle->model);
     check_usable(stream);
-    const Frame* frame = stream.front();
-    if (frame == nullptr) return stream.flushed() ? FLASHVSR_END : FLASHVSR_AGAIN;
-    store((*frame)->data(), settings.bits, image);
-    given->tag = stream.front_tag();
-    stream.pop();
+    if (!stream.wait_for_frame()) return stream.flushed() ? FLASHVSR_END : FLASHVSR_AGAIN;
+    given->tag = stream.give(image);
     return FLASHVSR_OK;
   });
 }
@@ -263,13 +293,26 @@ flashvsr_status flashvsr_stream_get_stats(const flashvsr_stream* handle, flashvs
       const std::lock_guard<std::mutex> lock(handle->stats_mutex);
       value = handle->stats;
     }
-    value.bytes = handle->allocator->held();
-    value.peak_bytes = handle->allocator->peak();
+    const Allocator &frames = *handle->queue->frames(), &tensors = *handle->queue->tensors();
+    value.bytes = frames.held();
+    value.peak_bytes = frames.peak();
+    if (&tensors != &frames) {
+      value.device_bytes = tensors.held();
+      value.peak_device_bytes = tensors.peak();
+    }
     write_struct(value, stats, "stats");
     return FLASHVSR_OK;
   });
 }
 
-void flashvsr_stream_close(flashvsr_stream* handle) { delete handle; }
+void flashvsr_stream_close(flashvsr_stream* handle) {
+  if (handle == nullptr) return;
+  const std::shared_ptr<Queue> queue = handle->queue;  // ends after what it holds, and outside of its context
+  guarded(nullptr, [&] {
+    const Entered entered(*queue);
+    delete handle;
+    return FLASHVSR_OK;
+  });
+}
 
 }  // extern "C"

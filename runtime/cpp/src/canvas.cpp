@@ -56,7 +56,7 @@ Taps bicubic_taps(std::int64_t input, std::int64_t output) {
   return taps;
 }
 
-CanvasMaker::CanvasMaker(Size source, const Canvas& canvas, std::shared_ptr<Allocator> allocator)
+CanvasMaker::CanvasMaker(Size source, const Canvas& canvas, const std::shared_ptr<Allocator>& allocator)
     : source_(source),
       canvas_(canvas),
       cut_{std::min(canvas.size.height, canvas.resized.height), std::min(canvas.size.width, canvas.resized.width)},

@@ -26,7 +26,7 @@ Taps bicubic_taps(std::int64_t input, std::int64_t output);
 // a side shrinks Pillow 13 may begin with the vertical one, which differs by a rounding.)
 class CanvasMaker {
  public:
-  CanvasMaker(Size source, const Canvas& canvas, std::shared_ptr<Allocator> allocator);
+  CanvasMaker(Size source, const Canvas& canvas, const std::shared_ptr<Allocator>& allocator);
 
   // rgb [source height, source width, 3] with `stride` bytes a row -> lq [canvas height, canvas width, 3], dense.
   void operator()(const std::uint8_t* rgb, std::size_t stride, std::uint8_t* lq) const;

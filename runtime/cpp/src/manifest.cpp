@@ -1,56 +1,20 @@
 #include "manifest.hpp"
 
 #include <algorithm>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "error.hpp"
 #include "flashvsr_contract.hpp"
+#include "json.hpp"
+#include "sha256.hpp"
 
 namespace flashvsr {
 
 namespace {
 
-using Json = nlohmann::json;
+using namespace json;
 
 constexpr const char* REDO = "; what to do: export the bundle again, or name another";
-constexpr std::int64_t LARGEST = std::int64_t{1} << 31;  // of any integer here: sizes stay far inside 64 bits
-constexpr std::uintmax_t LARGEST_FILE = 64U << 20;       // of a manifest; real ones have some 100 kB
-
-std::int64_t integer(const Json& value, const char* what) {
-  if (!value.is_number_integer()) bad_bundle(std::string(what) + " is not an integer");
-  const bool fits = value.is_number_unsigned() ? value.get<std::uint64_t>() <= static_cast<std::uint64_t>(LARGEST)
-                                               : value.get<std::int64_t>() >= 0;
-  if (!fits) bad_bundle(std::string(what) + " is negative or beyond 2^31");
-  return value.get<std::int64_t>();
-}
-
-std::string string(const Json& value, const char* what) {
-  if (!value.is_string()) bad_bundle(std::string(what) + " is not a string");
-  auto text = value.get<std::string>();
-  if (text.find('\0') != std::string::npos) bad_bundle(std::string(what) + " holds a zero byte");
-  return text;
-}
-
-const Json& object(const Json& value, const char* what) {
-  if (!value.is_object()) bad_bundle(std::string(what) + " is not an object");
-  return value;
-}
-
-const Json& array(const Json& value, const char* what) {
-  if (!value.is_array()) bad_bundle(std::string(what) + " is not an array");
-  return value;
-}
-
-const Json& member(const Json& value, const char* key) {
-  const auto found = value.find(key);
-  if (found == value.end()) bad_bundle(std::string("it has no \"") + key + "\"");
-  return *found;
-}
-
 void check_keys(const Json& value, const std::set<std::string>& known, const char* what) {
   for (const auto& item : value.items())
     if (known.count(item.key()) == 0) bad_bundle(std::string(what) + " has an unknown \"" + item.key() + "\"");
@@ -120,13 +84,8 @@ std::string parse_precision(const Json& value, Manifest* manifest) {
 
 void parse_files(const Json& files, Manifest* manifest) {
   for (const auto& item : object(files, "files").items()) {
-    const std::filesystem::path path(item.key());
-    const bool up = std::any_of(path.begin(), path.end(), [](const auto& part) { return part == ".."; });
-    if (item.key().empty() || item.key().find('\0') != std::string::npos || path.is_absolute() || up)
-      bad_bundle("file \"" + item.key() + "\" lies outside the bundle");
-    const Json& bytes = member(object(item.value(), "a file"), "bytes");
-    if (!bytes.is_number_unsigned()) bad_bundle("the bytes of " + item.key() + " are not a count");
-    manifest->files[item.key()] = bytes.get<std::uint64_t>();
+    check_inside(item.key());
+    manifest->files[item.key()] = bytes(member(object(item.value(), "a file"), "bytes"), item.key());
   }
 }
 
@@ -146,6 +105,7 @@ Manifest parse(const Json& data) {
   if (!contains(contract::VERSIONS, manifest.model_version))
     bad_bundle("model_version \"" + manifest.model_version + "\" is unknown");
   manifest.causal = manifest.model_version != contract::VERSIONS.front();
+  manifest.op_abi = integer(member(data, "op_abi"), "op_abi");
   manifest.local_range = integer(member(data, "local_range"), "local_range");
   manifest.layers = integer(member(object(member(data, "sizes"), "sizes"), "layers"), "sizes.layers");
   if (const auto meaningful = data.find("meaningful"); meaningful != data.end()) {
@@ -174,34 +134,13 @@ const Graph& Manifest::graph(const std::string& name) const {
   return found->second;
 }
 
-Manifest parse_manifest(const std::string& text) {
-  try {
-    return parse(Json::parse(text));
-  } catch (const Json::exception& error) {
-    bad_bundle(std::string(contract::MANIFEST_FILE) + " cannot be read: " + error.what() + REDO);
-  } catch (const Error& error) {
-    fail(error.status(), std::string(contract::MANIFEST_FILE) + " is not a manifest: " + error.what() + REDO);
-  }
-}
+Manifest parse_manifest(const std::string& text) { return parsed(text, contract::MANIFEST_FILE, REDO, parse); }
 
 Manifest load_manifest(const std::string& folder) {
-  namespace fs = std::filesystem;
-  const fs::path path = fs::path(folder) / contract::MANIFEST_FILE;
-  std::error_code failed;
-  const std::uintmax_t bytes = fs::file_size(path, failed);
-  if (failed) bad_bundle(folder + " holds no " + contract::MANIFEST_FILE + "; expected: a bundle folder" + REDO);
-  if (bytes > LARGEST_FILE) bad_bundle(path.string() + " has " + std::to_string(bytes) + " bytes" + REDO);
-  std::ifstream file(path, std::ios::binary);
-  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  if (!file) bad_bundle(path.string() + " cannot be read" + REDO);
+  const std::string text = read_file(folder, contract::MANIFEST_FILE, std::string("; expected: a bundle folder") + REDO);
   Manifest manifest = parse_manifest(text);
-  for (const auto& [name, expected] : manifest.files) {
-    const std::uintmax_t size = fs::file_size(fs::path(folder) / name, failed);
-    if (failed) bad_bundle(folder + "/" + name + " is missing" + REDO);
-    if (size != expected)
-      bad_bundle(folder + "/" + name + " has " + std::to_string(size) + " bytes; expected: " + std::to_string(expected) +
-                 REDO);
-  }
+  manifest.digest = sha256(text);
+  for (const auto& [name, expected] : manifest.files) check_size(folder, name, expected, REDO);
   return manifest;
 }
 

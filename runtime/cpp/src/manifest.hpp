@@ -35,6 +35,8 @@ struct Graph {
 
 struct Manifest {
   std::string model, about, model_version, precision;
+  std::string digest;  // of the file, which names the bundle
+  std::int64_t op_abi = 0;
   std::int64_t local_range = 0;
   std::int64_t layers = 0;
   bool causal = false;  // whether the LQ projector carries caches

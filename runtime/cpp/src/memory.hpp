@@ -1,4 +1,4 @@
-// Memory of one stream: frames, state and tensors come from the caller's allocator where one was given.
+// Memory of one stream, counted: from the caller's functions where some were given.
 #pragma once
 
 #include <atomic>
@@ -12,15 +12,22 @@
 
 namespace flashvsr {
 
+struct Functions {
+  flashvsr_allocate allocate = nullptr;
+  flashvsr_deallocate deallocate = nullptr;
+  void* user = nullptr;
+};
+
 class Allocator {
  public:
-  Allocator(flashvsr_allocate allocate, flashvsr_deallocate deallocate, void* user)
-      : allocate_(allocate), deallocate_(deallocate), user_(user) {}
+  // Without functions: the C++ heap. `owner` lives as long as the allocator.
+  explicit Allocator(Functions functions = {}, std::shared_ptr<void> owner = nullptr)
+      : functions_(functions), owner_(std::move(owner)) {}
 
-  // Throws std::bad_alloc where the allocator gives NULL.
+  // Throws std::bad_alloc where the function gives NULL.
   void* allocate(std::size_t bytes) {
-    void* memory = allocate_ != nullptr ? allocate_(user_, bytes, ALIGNMENT)
-                                        : ::operator new(bytes, std::align_val_t{ALIGNMENT});
+    void* memory = functions_.allocate != nullptr ? functions_.allocate(functions_.user, bytes, ALIGNMENT)
+                                                  : ::operator new(bytes, std::align_val_t{ALIGNMENT});
     if (memory == nullptr) throw std::bad_alloc();
     const std::uint64_t held = held_.fetch_add(bytes) + bytes;
     // One thread allocates for a stream, others only read the peak.
@@ -29,8 +36,8 @@ class Allocator {
   }
 
   void deallocate(void* memory, std::size_t bytes) {
-    if (deallocate_ != nullptr)
-      deallocate_(user_, memory, bytes);
+    if (functions_.deallocate != nullptr)
+      functions_.deallocate(functions_.user, memory, bytes);
     else
       ::operator delete(memory, std::align_val_t{ALIGNMENT});
     held_.fetch_sub(bytes);
@@ -40,11 +47,10 @@ class Allocator {
   std::uint64_t peak() const { return peak_.load(); }
 
  private:
-  static constexpr std::size_t ALIGNMENT = 64;
+  static constexpr std::size_t ALIGNMENT = 256;  // what cudaMalloc gives, and TensorRT wants
 
-  flashvsr_allocate allocate_;
-  flashvsr_deallocate deallocate_;
-  void* user_;
+  Functions functions_;
+  std::shared_ptr<void> owner_;
   std::atomic<std::uint64_t> held_{0};
   std::atomic<std::uint64_t> peak_{0};
 };

@@ -4,9 +4,9 @@
 #include <memory>
 #include <string>
 
-#include "backend.hpp"
 #include "flashvsr.h"
 #include "manifest.hpp"
+#include "queue.hpp"
 
 namespace flashvsr {
 

@@ -20,23 +20,20 @@ std::string post_name(const Settings& settings) {
   return graph::post_prefix + settings.colour_fix + std::to_string(settings.bits);
 }
 
-void upload_frames(const Frame* frames, std::size_t count, const Buffer& whole) {
-  for (std::size_t i = 0; i < count; ++i)
-    upload(frames[i]->data(), frames[i]->bytes(), whole.slots(static_cast<std::int64_t>(i), 1));
-}
-
 }  // namespace
 
 BoundGraph::BoundGraph(std::shared_ptr<const Model> model, const std::string& name, Symbols symbols,
-                       std::shared_ptr<Allocator> allocator)
+                       std::shared_ptr<Queue> queue)
     : model_(std::move(model)),
       graph_(&model_->manifest.graph(name)),
       symbols_(std::move(symbols)),
-      allocator_(std::move(allocator)) {}
+      queue_(std::move(queue)) {
+  model_->backend->require(name);
+}
 
 Buffer BoundGraph::make(const std::string& name) const {
   const Tensor& tensor = graph_->tensor(name);
-  return flashvsr::allocate(allocator_, evaluate(tensor.shape, symbols_), tensor.dtype);
+  return queue_->allocate(evaluate(tensor.shape, symbols_), tensor.dtype);
 }
 
 void BoundGraph::allocate_state() {
@@ -47,16 +44,13 @@ void BoundGraph::allocate_state() {
 }
 
 void BoundGraph::zero_state() {
-  for (const auto& pair : graph_->state) {
-    const Buffer& before = buffer(pair.second);
-    std::memset(before.data, 0, before.bytes());
-  }
+  for (const auto& pair : graph_->state) queue_->zero(buffer(pair.second));
 }
 
 void BoundGraph::run(const Binding& bound) {
   if (loaded_ == nullptr) {
     model_->say(FLASHVSR_LOG_INFO, "loading " + graph_->name);
-    loaded_ = model_->backend->load(model_->graph_path(graph_->name), *graph_);
+    loaded_ = queue_->load(model_->graph_path(graph_->name), *graph_);
   }
   loaded_->run(choose(graph_->inputs, bound), choose(graph_->outputs, bound));
   for (const auto& [after, before] : graph_->state) std::swap(buffers_[after], buffers_[before]);
@@ -75,19 +69,19 @@ Binding BoundGraph::choose(const std::vector<Tensor>& tensors, const Binding& bo
   return chosen;
 }
 
-Networks::Networks(std::shared_ptr<const Model> model, const Settings& settings, std::shared_ptr<Allocator> allocator)
+Networks::Networks(std::shared_ptr<const Model> model, const Settings& settings, std::shared_ptr<Queue> queue)
     : model_(std::move(model)),
       settings_(settings),
-      allocator_(std::move(allocator)),
+      queue_(std::move(queue)),
       ring_(settings.kv_ratio),
       symbols_(make_symbols(settings.canvas, ring_.slots())),
-      projector_(model_, graph::lq_proj, symbols_, allocator_),
-      dit_first_(model_, graph::dit_first, symbols_, allocator_),
-      dit_(model_, graph::dit, symbols_, allocator_),
-      decoder_(model_, settings.vae ? graph::vae_decoder : graph::tc_decoder, symbols_, allocator_),
-      post_(model_, post_name(settings), symbols_, allocator_) {
-  if (model_->manifest.causal) projector_first_.emplace(model_, graph::lq_proj_first, symbols_, allocator_);
-  if (settings.vae) decoder_first_.emplace(model_, graph::vae_decoder_first, symbols_, allocator_);
+      projector_(model_, graph::lq_proj, symbols_, queue_),
+      dit_first_(model_, graph::dit_first, symbols_, queue_),
+      dit_(model_, graph::dit, symbols_, queue_),
+      decoder_(model_, settings.vae ? graph::vae_decoder : graph::tc_decoder, symbols_, queue_),
+      post_(model_, post_name(settings), symbols_, queue_) {
+  if (model_->manifest.causal) projector_first_.emplace(model_, graph::lq_proj_first, symbols_, queue_);
+  if (settings.vae) decoder_first_.emplace(model_, graph::vae_decoder_first, symbols_, queue_);
   allocate_all();
   allocate_decoder();
 }
@@ -114,7 +108,7 @@ void Networks::allocate_all() {
   for (std::int64_t layer = 0; layer < model_->manifest.layers; ++layer)
     for (const char* prefix : {tensor::k_cache_prefix, tensor::v_cache_prefix})
       dit_.allocate(prefix + std::to_string(layer));
-  slabs_ = flashvsr::allocate(allocator_, {ring_.slots()}, "int64");
+  slabs_ = queue_->allocate({ring_.slots()}, "int64");
 }
 
 void Networks::allocate_decoder() {
@@ -177,7 +171,7 @@ void Networks::bind_slabs(Range slots, bool cached, Binding* bound) {
   if (!cached) return;
   const auto& valid = ring_.valid();
   Buffer slabs = slabs_.slots(0, static_cast<std::int64_t>(valid.size()));
-  flashvsr::upload(valid.data(), valid.size() * sizeof valid[0], slabs);
+  queue_->upload(valid.data(), valid.size() * sizeof valid[0], slabs);
   (*bound)[tensor::slabs] = slabs;
 }
 
@@ -193,7 +187,7 @@ std::vector<Frame> Networks::decode(std::int64_t step, const Buffer& latents, co
 
 // Two latents and their LQ frames to eight frames, of which the first of a stream are dropped.
 void Networks::decode_tc(const Buffer& latents, std::vector<Frame> lq, std::size_t dropped, std::vector<Frame>* out) {
-  lq.insert(lq.begin(), dropped, lq.front());
+  lq.insert(lq.begin(), dropped, Frame(lq.front()));
   for (std::int64_t call = 0; call < latents.shape[0] / STEP_LATENTS; ++call) {
     upload_frames(lq.data() + STEP_FRAMES * call, STEP_FRAMES, lq_);
     decoder_.run({{tensor::latents, latents.slots(STEP_LATENTS * call, STEP_LATENTS)}, {tensor::lq, lq_}});
@@ -213,10 +207,14 @@ void Networks::decode_vae(const Buffer& latents, const std::vector<Frame>& lq, b
     if (special)
       for (const auto& [after, before] : decoder_.graph().state) bound[after] = decoder_.buffer(before);
     (special ? *decoder_first_ : decoder_).run(bound);
-    upload_frames(lq.data() + done, static_cast<std::size_t>(count), lq_);
+    upload_frames(lq.data() + done, count, lq_);
     finish(frames, lq_.slots(0, count), out);
     done += count;
   }
+}
+
+void Networks::upload_frames(const Frame* frames, std::int64_t count, const Buffer& whole) {
+  for (std::int64_t i = 0; i < count; ++i) queue_->upload(frames[i], whole.slots(i, 1));
 }
 
 // Colour fix, cut and integer pixels of frames and their LQ frames.
@@ -229,8 +227,8 @@ void Networks::finish(const Buffer& frames, const Buffer& lq, std::vector<Frame>
   for (std::int64_t i = 0; i < count; ++i) {
     const Buffer one = pixels.slots(i, 1);
     if (one.bytes() != bytes) bad_bundle("the bundle's pixels are not pictures of " + std::to_string(bytes) + " bytes");
-    out->push_back(make_block(allocator_, bytes));
-    std::memcpy(out->back()->data(), one.data, bytes);
+    out->push_back(queue_->frame(bytes));
+    queue_->download(one, out->back());
   }
 }
 
@@ -245,14 +243,14 @@ void Networks::release_decode() {
 }
 
 Buffer Networks::keep(const Buffer& latents) const {
-  Buffer copy = flashvsr::allocate(allocator_, latents.shape, latents.dtype);
-  std::memcpy(copy.data, latents.data, latents.bytes());
-  return copy;
+  Buffer kept = queue_->allocate(latents.shape, latents.dtype);
+  queue_->copy(latents, kept);
+  return kept;
 }
 
 Buffer Networks::restore(const Buffer& kept) const {
   const Buffer latents = latents_.slots(0, kept.shape[0]);
-  std::memcpy(latents.data, kept.data, latents.bytes());
+  queue_->copy(kept, latents);
   return latents;
 }
 

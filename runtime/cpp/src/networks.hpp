@@ -7,14 +7,12 @@
 #include <string>
 #include <vector>
 
-#include "backend.hpp"
 #include "model.hpp"
+#include "queue.hpp"
 #include "ring.hpp"
 #include "schedule.hpp"
 
 namespace flashvsr {
-
-using Frame = std::shared_ptr<Block>;
 
 struct Settings {
   Canvas canvas;
@@ -30,7 +28,7 @@ struct Settings {
 class BoundGraph {
  public:
   BoundGraph(std::shared_ptr<const Model> model, const std::string& name, Symbols symbols,
-             std::shared_ptr<Allocator> allocator);
+             std::shared_ptr<Queue> queue);
 
   Buffer make(const std::string& name) const;  // a zeroed buffer shaped like the named tensor
   void allocate(const std::string& name) { buffers_[name] = make(name); }
@@ -41,7 +39,7 @@ class BoundGraph {
 
   template <typename T>
   void upload(const std::string& name, const std::vector<T>& values) {
-    flashvsr::upload(values.data(), values.size() * sizeof(T), buffer(name));
+    queue_->upload(values.data(), values.size() * sizeof(T), buffer(name));
   }
 
   // Runs with the buffers named in `bound` in place of, or beside, the graph's own.
@@ -55,7 +53,7 @@ class BoundGraph {
   std::shared_ptr<const Model> model_;
   const Graph* graph_;
   Symbols symbols_;
-  std::shared_ptr<Allocator> allocator_;
+  std::shared_ptr<Queue> queue_;
   std::shared_ptr<StepGraph> loaded_;
   Binding buffers_;
 };
@@ -63,13 +61,14 @@ class BoundGraph {
 // One stream's networks. Call `denoise`, then `decode`, for step 0, 1, 2 ...
 class Networks {
  public:
-  Networks(std::shared_ptr<const Model> model, const Settings& settings, std::shared_ptr<Allocator> allocator);
+  Networks(std::shared_ptr<const Model> model, const Settings& settings, std::shared_ptr<Queue> queue);
 
   // Forgets the stream: the next step is step 0.
   void reset();
   // lq: the 25 (step 0) or 8 LQ frames of the step. Gives latents [6 or 2, 16, H/8, W/8], written again by the next call.
   Buffer denoise(std::int64_t step, const std::vector<Frame>& lq);
-  // lq: the 21 (step 0) or 8 LQ frames of the step's own output. Gives as many frames [output height, output width, 3].
+  // lq: the 21 (step 0) or 8 LQ frames of the step's own output. Gives as many frames [output height, output width, 3],
+  // whole once the queue has passed a later mark.
   std::vector<Frame> decode(std::int64_t step, const Buffer& latents, const std::vector<Frame>& lq);
 
   void release_denoise();
@@ -85,11 +84,12 @@ class Networks {
   void allocate_decoder();
   void decode_tc(const Buffer& latents, std::vector<Frame> lq, std::size_t dropped, std::vector<Frame>* out);
   void decode_vae(const Buffer& latents, const std::vector<Frame>& lq, bool first, std::vector<Frame>* out);
+  void upload_frames(const Frame* frames, std::int64_t count, const Buffer& whole);
   void finish(const Buffer& frames, const Buffer& lq, std::vector<Frame>* out);
 
   std::shared_ptr<const Model> model_;
   Settings settings_;
-  std::shared_ptr<Allocator> allocator_;
+  std::shared_ptr<Queue> queue_;
   KvRing ring_;
   Symbols symbols_;
   std::optional<BoundGraph> projector_first_, decoder_first_;

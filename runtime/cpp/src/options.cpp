@@ -12,7 +12,7 @@ namespace {
 constexpr double DEFAULT_SCALE = 4.0;
 constexpr std::int32_t DEFAULT_SEGMENT_STEPS = 8;
 constexpr double LARGEST_KV_RATIO = 1e6;
-constexpr std::int32_t MOST_THREADS = 4096;
+constexpr std::int32_t MOST_THREADS = 4096, MOST_DEVICES = 1023;
 
 void check_range(const char* name, std::int64_t value, std::int64_t low, std::int64_t high) {
   if (value < low || value > high)
@@ -52,9 +52,10 @@ flashvsr_stream_options default_stream_options() {
 }
 
 void check_model_options(const flashvsr_model_options& options) {
-  if (options.device != FLASHVSR_DEVICE_CPU)
-    fail(FLASHVSR_ERROR_UNSUPPORTED,
-         "device " + std::to_string(options.device) + " has no back end in this build; expected: FLASHVSR_DEVICE_CPU");
+  if (options.device != FLASHVSR_DEVICE_CPU && options.device != FLASHVSR_DEVICE_CUDA)
+    fail(FLASHVSR_ERROR_UNSUPPORTED, "device " + std::to_string(options.device) +
+                                         " is unknown; expected: FLASHVSR_DEVICE_CPU or FLASHVSR_DEVICE_CUDA");
+  check_range("device_index", std::int64_t{options.device_index}, 0, MOST_DEVICES);
   check_range("threads", std::int64_t{options.threads}, 0, MOST_THREADS);
 }
 
@@ -71,8 +72,6 @@ Options make_options(const flashvsr_stream_options& from, const Manifest& manife
   if (from.local_range != 0 && from.local_range != manifest.local_range)
     bad_argument("local_range " + std::to_string(from.local_range) + " was asked of a bundle made with " +
                  std::to_string(manifest.local_range) + "; it is baked into a bundle, so leave it 0");
-  if (from.cuda_stream != nullptr)
-    fail(FLASHVSR_ERROR_UNSUPPORTED, "cuda_stream is set; expected: NULL with FLASHVSR_DEVICE_CPU");
   Options options;
   options.source = {from.height, from.width};
   options.tiny = from.variant == FLASHVSR_VARIANT_TINY;
@@ -88,10 +87,13 @@ Options make_options(const flashvsr_stream_options& from, const Manifest& manife
   return options;
 }
 
-std::shared_ptr<Allocator> make_allocator(const flashvsr_stream_options& options) {
-  if ((options.allocate == nullptr) != (options.deallocate == nullptr))
+QueueOptions make_queue_options(const flashvsr_stream_options& from) {
+  if ((from.allocate == nullptr) != (from.deallocate == nullptr) ||
+      (from.allocate_device == nullptr) != (from.deallocate_device == nullptr))
     bad_argument("allocate and deallocate come together or not at all");
-  return std::make_shared<Allocator>(options.allocate, options.deallocate, options.allocator_user);
+  return {{from.allocate, from.deallocate, from.allocator_user},
+          {from.allocate_device, from.deallocate_device, from.allocator_user},
+          from.cuda_stream};
 }
 
 }  // namespace flashvsr

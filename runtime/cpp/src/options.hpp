@@ -8,7 +8,7 @@
 #include "error.hpp"
 #include "flashvsr.h"
 #include "manifest.hpp"
-#include "memory.hpp"
+#include "queue.hpp"
 #include "stream.hpp"
 
 namespace flashvsr {
@@ -61,6 +61,6 @@ flashvsr_stream_options default_stream_options();
 // Throws FLASHVSR_ERROR_ARGUMENT or _UNSUPPORTED for what cannot be honoured.
 void check_model_options(const flashvsr_model_options& options);
 Options make_options(const flashvsr_stream_options& options, const Manifest& manifest);
-std::shared_ptr<Allocator> make_allocator(const flashvsr_stream_options& options);
+QueueOptions make_queue_options(const flashvsr_stream_options& options);
 
 }  // namespace flashvsr

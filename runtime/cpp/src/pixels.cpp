@@ -141,35 +141,40 @@ void encode(const Source* rgb, const flashvsr_image& image) {
   }
 }
 
-void check_plane(const flashvsr_image& image, int plane, std::size_t row_bytes, std::size_t sample_bytes) {
-  const std::string name = "image.plane[" + std::to_string(plane) + "]";
-  if (image.plane[plane] == nullptr) bad_argument(name + " is NULL");
-  if (image.stride[plane] < row_bytes)
-    bad_argument("image.stride[" + std::to_string(plane) + "] is " + std::to_string(image.stride[plane]) +
-                 "; expected: at least " + std::to_string(row_bytes) + " bytes");
-  if (image.stride[plane] > (std::size_t{1} << 40)) bad_argument("image.stride is negative or beyond any picture");
-  if (reinterpret_cast<std::uintptr_t>(image.plane[plane]) % sample_bytes != 0 ||
-      image.stride[plane] % sample_bytes != 0)
-    bad_argument(name + " and its stride are not aligned to its " + std::to_string(sample_bytes) + "-byte samples");
+void check_plane(const flashvsr_image& image, std::size_t index, const Plane& plane) {
+  const std::string name = "image.plane[" + std::to_string(index) + "]";
+  if (image.plane[index] == nullptr) bad_argument(name + " is NULL");
+  if (image.stride[index] < plane.row_bytes)
+    bad_argument("image.stride[" + std::to_string(index) + "] is " + std::to_string(image.stride[index]) +
+                 "; expected: at least " + std::to_string(plane.row_bytes) + " bytes");
+  if (image.stride[index] > (std::size_t{1} << 40)) bad_argument("image.stride is negative or beyond any picture");
+  if (reinterpret_cast<std::uintptr_t>(image.plane[index]) % plane.sample_bytes != 0 ||
+      image.stride[index] % plane.sample_bytes != 0)
+    bad_argument(name + " and its stride are not aligned to its " + std::to_string(plane.sample_bytes) +
+                 "-byte samples");
 }
 
 }  // namespace
 
+std::vector<Plane> planes_of(std::int32_t format, Size size) {
+  const bool deep = format == FLASHVSR_FORMAT_RGB48 || format == FLASHVSR_FORMAT_P010;
+  const std::size_t sample = deep ? 2 : 1;
+  const auto width = static_cast<std::size_t>(size.width), height = static_cast<std::size_t>(size.height);
+  if (!is_yuv(format)) return {{width * 3 * sample, height, sample}};
+  return {{width * sample, height, sample}, {(width + 1) / 2 * 2 * sample, (height + 1) / 2, sample}};
+}
+
 void check_image(const flashvsr_image& image, Size size) {
-  if (image.memory == FLASHVSR_MEMORY_DEVICE)
-    fail(FLASHVSR_ERROR_UNSUPPORTED, "image.memory is device memory; expected: host memory with FLASHVSR_DEVICE_CPU");
-  if (image.memory != FLASHVSR_MEMORY_HOST) bad_argument("image.memory is unknown");
+  if (image.memory != FLASHVSR_MEMORY_HOST && image.memory != FLASHVSR_MEMORY_DEVICE)
+    bad_argument("image.memory is unknown");
   if (image.format < FLASHVSR_FORMAT_RGB24 || image.format > FLASHVSR_FORMAT_P010)
     bad_argument("image.format " + std::to_string(image.format) + " is unknown");
   if (image.width != size.width || image.height != size.height)
     bad_argument("the image is " + std::to_string(image.width) + "x" + std::to_string(image.height) +
                  "; expected: " + std::to_string(size.width) + "x" + std::to_string(size.height));
-  const bool deep = image.format == FLASHVSR_FORMAT_RGB48 || image.format == FLASHVSR_FORMAT_P010;
-  const std::size_t bytes = deep ? 2 : 1;
-  const auto width = static_cast<std::size_t>(size.width);
-  if (!is_yuv(image.format)) return check_plane(image, 0, width * 3 * bytes, bytes);
-  check_plane(image, 0, width * bytes, bytes);
-  check_plane(image, 1, (width + 1) / 2 * 2 * bytes, bytes);
+  const auto planes = planes_of(image.format, size);
+  for (std::size_t i = 0; i < planes.size(); ++i) check_plane(image, i, planes[i]);
+  if (!is_yuv(image.format)) return;
   Matrix matrix{};
   if (!find_matrix(image.matrix, &matrix))
     bad_argument("image.matrix is " + std::to_string(image.matrix) + "; expected: 1, 5, 6 or 9");

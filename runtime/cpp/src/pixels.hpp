@@ -1,12 +1,21 @@
 // Pictures of the caller: checked, and turned into RGB and back.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "flashvsr.h"
 #include "schedule.hpp"
 
 namespace flashvsr {
+
+struct Plane {
+  std::size_t row_bytes, rows, sample_bytes;
+};
+
+// The planes of a picture of that format, which must be a known one.
+std::vector<Plane> planes_of(std::int32_t format, Size size);
 
 // Throws where `image` cannot be what a caller of size `size` means: unknown format, no plane, a stride under a row.
 void check_image(const flashvsr_image& image, Size size);

@@ -1,0 +1,123 @@
+#include "backends.hpp"
+#include "cuda_queue.hpp"
+#include "library.hpp"
+#include "ort.hpp"
+
+namespace flashvsr {
+
+namespace {
+
+constexpr const char* PROVIDER = "CUDAExecutionProvider";
+constexpr const char* SLOW = "; attention runs by its function body, many times slower";
+
+// As runtime/backends/onnxruntime_cuda.py has them, with its reasons.
+constexpr std::pair<const char*, const char*> OPTIONS[] = {{"prefer_nhwc", "1"},
+                                                           {"cudnn_conv_algo_search", "EXHAUSTIVE"},
+                                                           {"cudnn_conv_use_max_workspace", "1"},
+                                                           {"use_tf32", "0"},
+                                                           {"arena_extend_strategy", "kSameAsRequested"}};
+
+// The op library's path where it serves this op and this GPU, else nothing, and the reason is told.
+std::string usable_library(const std::string& path, std::int64_t wanted, int capability, const Say& say) {
+  const auto refuse = [&](const std::string& why) {
+    say(FLASHVSR_LOG_INFO, why + SLOW);
+    return std::string();
+  };
+  if (path.empty()) return refuse("no op_library is named");
+  int (*abi)() = nullptr;
+  int (*serves)(int) = nullptr;
+  const Library library("the op library", {path}, "make kernels, or leave op_library out");
+  library.bind("flashvsr_op_abi", abi);
+  library.bind("flashvsr_can_serve", serves);
+  if (abi() != wanted)
+    fail(FLASHVSR_ERROR_BACKEND, path + " is for version " + std::to_string(abi()) +
+                                     " of the op; expected: " + std::to_string(wanted) + ", as the bundle");
+  if (serves(capability) == 0)
+    return refuse(path + " has no kernel for a GPU of compute capability " + std::to_string(capability));
+  return path;
+}
+
+class OrtCudaQueue : public CudaQueue {
+ public:
+  OrtCudaQueue(std::shared_ptr<const Ort> ort, std::string library, std::shared_ptr<const cuda::Device> device,
+               const QueueOptions& options)
+      : CudaQueue(std::move(device), options), ort_(std::move(ort)), library_(std::move(library)) {
+    place_.memory = "Cuda";
+    place_.device = CudaQueue::device().index();
+    place_.waits = false;
+    place_.configure = [this](OrtSessionOptions* session) { configure(session); };
+  }
+
+  std::shared_ptr<StepGraph> load(const std::string& path, const Graph& graph) override {
+    return std::make_shared<Loaded>(*this, ort_, path, graph, place_);
+  }
+
+ private:
+  struct Loaded : OrtGraph {
+    Loaded(const CudaQueue& queue, std::shared_ptr<const Ort> ort, const std::string& path, const Graph& graph,
+           const OrtPlace& place)
+        : OrtGraph(std::move(ort), path, graph, place), queue(queue) {}
+    // The session's memory is in use until the stream has passed its last run.
+    ~Loaded() override { cuda::Driver::get().stream_wait(queue.stream()); }
+    const CudaQueue& queue;
+  };
+
+  void configure(OrtSessionOptions* session) const {
+    const OrtApi& api = ort_->api();
+    OrtCUDAProviderOptionsV2* made = nullptr;
+    ort_->check(api.CreateCUDAProviderOptions(&made), "ONNX Runtime's CUDA provider");
+    const OrtHandle<OrtCUDAProviderOptionsV2> options(made, api.ReleaseCUDAProviderOptions);
+    const std::string device = std::to_string(place_.device);
+    std::vector<const char*> keys{"device_id"}, values{device.c_str()};
+    for (const auto& [key, value] : OPTIONS) {
+      keys.push_back(key);
+      values.push_back(value);
+    }
+    ort_->check(api.UpdateCUDAProviderOptions(made, keys.data(), values.data(), keys.size()), "ONNX Runtime's options");
+    ort_->check(api.UpdateCUDAProviderOptionsWithValue(made, "user_compute_stream", stream()), "ONNX Runtime's options");
+    ort_->check(api.SessionOptionsAppendExecutionProvider_CUDA_V2(session, made),
+                "ONNX Runtime's CUDA provider does not start; what to do: see that the CUDA and cuDNN libraries it was "
+                "built for are on the loader's path");
+    if (!library_.empty()) ort_->check(api.RegisterCustomOpsLibrary_V2(session, library_.c_str()), library_);
+  }
+
+  std::shared_ptr<const Ort> ort_;
+  std::string library_;
+  OrtPlace place_;
+};
+
+class OrtCuda : public Backend {
+ public:
+  OrtCuda(const CudaOptions& options, const Manifest& manifest) : ort_(std::make_shared<const Ort>(options.library)) {
+    if (!ort_->has_provider(PROVIDER))
+      fail(FLASHVSR_ERROR_BACKEND, "ONNX Runtime " + ort_->version() + " as installed has no CUDA provider; expected: "
+                                   "a build for GPUs, as in the package onnxruntime-gpu");
+    device_ = std::make_shared<const cuda::Device>(options.index);
+    // The kernels have 16 bits; a float32 bundle runs its attention's function body.
+    if (manifest.precision != "fp32")
+      library_ = usable_library(options.op_library, manifest.op_abi, device_->capability(), options.say);
+  }
+
+  std::shared_ptr<Queue> open_queue(const QueueOptions& options) override {
+    return std::make_shared<OrtCudaQueue>(ort_, library_, device_, options);
+  }
+  bool on_gpu() const override { return true; }
+  void require(const std::string&) const override {}
+  std::string describe() const override {
+    const char* own = library_.empty() ? "without own kernels: slow attention" : "own kernels";
+    return "ONNX Runtime " + ort_->version() + ", CUDA, " + device_->name() + ", " + own;
+  }
+
+ private:
+  std::shared_ptr<const Ort> ort_;
+  std::shared_ptr<const cuda::Device> device_;
+  std::string library_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> open_ort_cuda(const CudaOptions& options, const Manifest& manifest) {
+  return std::make_unique<OrtCuda>(options, manifest);
+}
+
+}  // namespace flashvsr

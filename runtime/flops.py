@@ -38,8 +38,9 @@ def step_flops(manifest: Manifest, height: int, width: int, parameters: Paramete
     flops = {
         "lq_proj": _lq_proj(sizes, height, width),
         ATTENTION: _attention(sizes, height, width, parameters),
-        "tc_decoder": _tc_decoder(sizes, height, width),
     }
+    if len(sizes.tc_memory) == 3 * len(_TC_GROWTH):
+        flops["tc_decoder"] = _tc_decoder(sizes, height, width)
     if manifest.precision != "fp32" and "dit.bin" in manifest.files:
         tokens = STEP_LATENTS * (height // 16) * (width // 16)
         # Each number of the file multiplies each token once: weights, and the prompt's keys and values.

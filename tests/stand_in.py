@@ -64,10 +64,15 @@ class NoBackend:
     """A back end that nothing is run on."""
 
     name = "stand-in"
+    asynchronous = False
 
     def __init__(self):
         self.seconds = Counter()
         self.load_seconds = 0.0
+        self.transfers = {}
+
+    def device_memory(self):
+        return None
 
     def describe(self):
         return "stand-in"

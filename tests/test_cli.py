@@ -30,6 +30,7 @@ FAST = ["-e", "preset=ultrafast"]
 def _home(tmp_path, monkeypatch):
     """Each test in a folder of its own, with a stand-in bundle in the environment."""
     monkeypatch.setattr(upscaler, "Networks", StandIn)
+    monkeypatch.setattr(bench_module, "matrix_rate", lambda backend, dtype: 1e12)
     for module in (run_module, bench_module):
         monkeypatch.setattr(module, "open_backend", lambda *args, **settings: NoBackend())
     bundle(tmp_path / "bundle")
@@ -575,7 +576,23 @@ def test_bench_of_a_generated_clip(monkeypatch):
     assert (facts["frames"], facts["canvas"]) == (48, [256, 128])
     assert facts["ms_per_step"]["tc_decoder"] == pytest.approx(10, abs=0.5)  # the pause, one decode a step
     assert facts["fps_steady"] < 8 / 0.01
+    projector = facts["graphs"]["lq_proj"]
+    assert facts["matrix_tflops"] == 1
+    assert 0 < projector["limit_ms"] == pytest.approx(1000 * projector["tflop"], abs=0.06)  # rounded to 4 places
     assert facts["peak_rss"] > 0
+
+
+def test_bench_with_more_and_more_frames(monkeypatch):
+    monkeypatch.setattr(bench_module, "_GROWTH", (2,))
+    facts = json.loads(call("bench", "--canvas", "256x128", "--frames", "32", "--growth", "--json").out)
+    assert [run["frames"] for run in facts["growth"]] == [32, 64]
+    clip(count=25)
+    assert call("bench", "in.mp4", "--growth").code == 2
+
+
+def test_bench_needs_to_know_what_to_run():
+    assert call("bench", "--precision", "fp16").code == 2
+    assert call("bench", "--random-weights", "--bundle", "x").code == 2
 
 
 @pytest.mark.parametrize("variant", ["tiny", "long"])

@@ -55,7 +55,8 @@ class StepGraph(ABC):
 class Backend(ABC):
     """One device of one library.
 
-    `seconds` counts the time spent inside its graphs, by graph name; `load_seconds` the time spent loading them.
+    `seconds` counts the time spent inside its graphs, by graph name; `load_seconds` the time spent loading them;
+    `transfers` seconds and bytes of copies between host and device ("upload", "download"), empty where there are none.
     """
 
     name: str
@@ -64,6 +65,11 @@ class Backend(ABC):
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.load_seconds = 0.0
+        self.transfers: dict[str, tuple[float, int]] = {}
+
+    def device_memory(self) -> tuple[int, int] | None:
+        """(free, total) bytes of a device's own memory; None where the host's is used."""
+        return None
 
     @abstractmethod
     def allocate(self, shape: tuple[int, ...], dtype: str) -> Buffer:

@@ -8,12 +8,24 @@ from __future__ import annotations
 import ctypes
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from flashvsr_trt.runtime.backends.base import ITEM_BYTES, NUMPY_TYPES, Backend, Buffer
 from flashvsr_trt.runtime.backends.device import Device
 from flashvsr_trt.runtime.backends.pinned import Event, HostPool, is_pinned
+
+
+@dataclass(frozen=True)
+class _Passage:
+    """A graph or a copy on the stream; `source` keeps the memory that is read."""
+
+    name: str
+    started: Event
+    ended: Event
+    bytes: int | None = None  # of a copy
+    source: np.ndarray | None = None
 
 
 class CudaBackend(Backend):
@@ -32,8 +44,8 @@ class CudaBackend(Backend):
         super().__init__()
         self.device = Device(index)
         self.pool = HostPool(self.device)
-        # What the stream has yet to pass, in order: an upload's source, or a graph's name and when it began and ended.
-        self._flying: deque[np.ndarray | tuple[str, Event, Event]] = deque()
+        # What the stream has yet to pass, in order.
+        self._flying: deque[_Passage] = deque()
         self._passed = 0  # how many were taken off
 
     def allocate(self, shape: tuple[int, ...], dtype: str) -> Buffer:
@@ -52,6 +64,7 @@ class CudaBackend(Backend):
             staged[...] = array
             array = staged
         self.device.enter()
+        started = self.mark()
         self.device.call(
             "cuMemcpyHtoDAsync_v2",
             ctypes.c_uint64(buffer.pointer),
@@ -59,7 +72,7 @@ class CudaBackend(Backend):
             ctypes.c_size_t(array.nbytes),
             ctypes.c_void_p(self.device.stream),
         )
-        self._flying.append(array)
+        self._flying.append(_Passage("upload", started, self.mark(), bytes=array.nbytes, source=array))
 
     def download(self, buffer: Buffer, out: np.ndarray | None = None) -> np.ndarray:
         if out is None or is_pinned(out):
@@ -73,6 +86,10 @@ class CudaBackend(Backend):
     def host_array(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         return self.pool.array(shape, NUMPY_TYPES[dtype])
 
+    def device_memory(self) -> tuple[int, int]:
+        self.device.enter()
+        return self.device.memory()
+
     def zero(self, buffer: Buffer) -> None:
         self.device.enter()
         self.device.zero(buffer.pointer, buffer.bytes)
@@ -85,10 +102,11 @@ class CudaBackend(Backend):
 
     def timed(self, graph: str, started: Event) -> None:
         """Notes that a graph was enqueued between `started` and now."""
-        self._flying.append((graph, started, self.mark()))
+        self._flying.append(_Passage(graph, started, self.mark()))
 
     def _copied(self, buffer: Buffer, host: np.ndarray) -> Callable[[], np.ndarray]:
         self.device.enter()
+        started = self.mark()
         self.device.call(
             "cuMemcpyDtoHAsync_v2",
             ctypes.c_void_p(host.ctypes.data),
@@ -96,7 +114,9 @@ class CudaBackend(Backend):
             ctypes.c_size_t(buffer.bytes),
             ctypes.c_void_p(self.device.stream),
         )
-        done, before = self.mark(), self._passed + len(self._flying)
+        done = self.mark()
+        self._flying.append(_Passage("download", started, done, bytes=buffer.bytes))
+        before = self._passed + len(self._flying)
 
         def finish() -> np.ndarray:
             self.device.enter()
@@ -111,6 +131,9 @@ class CudaBackend(Backend):
         while self._passed < before:
             item = self._flying.popleft()
             self._passed += 1
-            if isinstance(item, tuple):
-                graph, started, ended = item
-                self.seconds[graph] += ended.seconds_since(started)
+            seconds = item.ended.seconds_since(item.started)
+            if item.bytes is None:
+                self.seconds[item.name] += seconds
+            else:
+                before_s, before_bytes = self.transfers.get(item.name, (0.0, 0))
+                self.transfers[item.name] = (before_s + seconds, before_bytes + item.bytes)

@@ -10,24 +10,33 @@ import time
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
-from flashvsr_trt.configs.errors import UsageError
+from flashvsr_trt.configs import manifest as manifests
+from flashvsr_trt.configs.errors import FlashVSRError, UsageError
+from flashvsr_trt.configs.manifest import PRECISIONS
 from flashvsr_trt.configs.schedule import FIRST_OUTPUT, STEP, Parameters
+from flashvsr_trt.plugins_trt.locations import kernels_folder
 from flashvsr_trt.runtime import console, machine
 from flashvsr_trt.runtime.backends import DEVICES, open_backend
 from flashvsr_trt.runtime.backends.base import Backend
 from flashvsr_trt.runtime.bundle import Bundle, open_bundle
+from flashvsr_trt.runtime.commands.bench_text import as_text
+from flashvsr_trt.runtime.commands.random_bundle import SIZES, random_bundle
+from flashvsr_trt.runtime.device_memory import DeviceMemory
 from flashvsr_trt.runtime.execution import Report, execute
+from flashvsr_trt.runtime.flops import step_flops
 from flashvsr_trt.runtime.identity import Described
 from flashvsr_trt.runtime.interrupt import run_stoppable
 from flashvsr_trt.runtime.jobs import Job, Planned, plan
-from flashvsr_trt.runtime.progress import STAGES, Display, Meter, Status, choose_display, clock
+from flashvsr_trt.runtime.matrix_rate import matrix_rate
+from flashvsr_trt.runtime.progress import STAGES, Display, Meter, Status, choose_display
 from flashvsr_trt.runtime.sizes import Size, parse_size, parse_tile
+from flashvsr_trt.runtime.speed import moving_picture
 from flashvsr_trt.runtime.talk import say_bundle, say_plan
 from flashvsr_trt.runtime.upscaler import VARIANTS, Options
 from flashvsr_trt.runtime.video.frames import ColourTags, FrameTiming, SourceInfo
@@ -38,6 +47,8 @@ from flashvsr_trt.runtime.video.writer import open_writer
 _SCALE = 4
 _GENERATED_FRAMES = 96
 _RATE = Fraction(25)
+_GROWTH = (4, 16)  # times the frames
+_GROWING = ("frames", "fps", "fps_steady", "peak_rss", "peak_device")
 
 
 @dataclass
@@ -76,6 +87,15 @@ class Watch:
 @click.option("--canvas", metavar="WxH", help="Output size [640x384 without a clip, 4x with one].")
 @click.option("-m", "--variant", type=click.Choice(VARIANTS), default="long", show_default=True)
 @click.option("--bundle", metavar="DIR", envvar="FLASHVSR_TRT_BUNDLE", help="What to run.")
+@click.option(
+    "--random-weights",
+    type=click.Choice(SIZES),
+    is_flag=False,
+    flag_value=SIZES[0],
+    help="A network of random weights instead of a bundle [real]; exported into the cache the first time.",
+)
+@click.option("--precision", type=click.Choice(PRECISIONS), help="Of the random weights [fp16; fp32 on a CPU].")
+@click.option("--growth", is_flag=True, help="Also with 4 and with 16 times the frames: speed and memory must stay.")
 @click.option("-d", "--device", default="auto", metavar="|".join(DEVICES), help="Where to run it [auto].")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of the networks.")
 @click.option("--sparse-ratio", type=float, default=2.0, show_default=True)
@@ -89,15 +109,40 @@ def bench(clip: str | None, bundle: str | None, as_json: bool, **flags: Any) -> 
 
     The output is encoded as a run would, into a temporary file.
     """
-    opened = open_bundle(bundle)
     backend = open_backend(flags["device"], threads=flags["threads"])
-    say_bundle(opened, backend, packaged=bundle is None)
+    opened = open_bundle(_chosen(bundle, backend, flags))
+    say_bundle(opened, backend, packaged=bundle is None and not flags["random_weights"])
+    frames = flags["frames"] or (None if clip else _GENERATED_FRAMES)
+    facts = _run(clip, frames, opened, backend, flags)
+    facts |= limits(opened, backend, facts)
+    if flags["growth"]:
+        if clip:
+            raise UsageError("--growth with a clip", expected="a generated clip", todo="leave the clip away")
+        more = [_run(clip, times * (frames or 1), opened, backend, flags) for times in _GROWTH]
+        facts["growth"] = [{key: run[key] for key in _GROWING} for run in (facts, *more)]
+    click.echo(json.dumps(facts) if as_json else as_text(facts))
+
+
+def _chosen(bundle: str | None, backend: Backend, flags: dict[str, Any]) -> Path | str | None:
+    """The bundle to open."""
+    if flags["random_weights"] is None:
+        if flags["precision"]:
+            raise UsageError("--precision without --random-weights", expected="a bundle has the one of its export")
+        return bundle
+    if bundle:
+        raise UsageError("--random-weights with --bundle", expected="one of them")
+    return random_bundle(flags["random_weights"], flags["precision"] or ("fp16" if backend.asynchronous else "fp32"))
+
+
+def _run(
+    clip: str | None, frames: int | None, opened: Bundle, backend: Backend, flags: dict[str, Any]
+) -> dict[str, Any]:
+    """One run from decoding to encoding, and its figures."""
     parameters = Parameters(sparse_ratio=flags["sparse_ratio"], local_range=opened.manifest.local_range)
     with tempfile.TemporaryDirectory(prefix="flashvsr_bench_") as folder:
         size = parse_size(None, flags["canvas"] or (None if clip else "640x384"))
-        source = clip or str(generated(Path(folder), size, flags["frames"] or _GENERATED_FRAMES))
         job = Job(
-            source=source,
+            source=clip or str(generated(Path(folder), size, frames or _GENERATED_FRAMES)),
             output=str(Path(folder) / "out.mkv"),
             size=size,
             options=Options(
@@ -107,17 +152,51 @@ def bench(clip: str | None, bundle: str | None, as_json: bool, **flags: Any) -> 
                 parameters=parameters,
             ),
             auto_tile=flags["tile"] == "auto",
-            frames=flags["frames"],
+            frames=frames,
         )
         planned = plan(job, opened, Described.of(backend))
         say_plan(planned)
         display = choose_display(quiet=console.quiet())
-        facts = run_stoppable(
+        return run_stoppable(
             lambda cancel: measure(planned, opened, backend, display, cancel),
             on_stop=lambda: console.LOG.warning("stopping after this step"),
             at_once=lambda: shutil.rmtree(folder, ignore_errors=True),
         )
-    click.echo(json.dumps(facts) if as_json else as_text(facts))
+
+
+def limits(bundle: Bundle, backend: Backend, facts: dict[str, Any]) -> dict[str, Any]:
+    """What the step computes, at which rate, and the machine's own rate of a matrix product beside it."""
+    if facts["ms_per_step"] is None or facts["tiles"] is not None:
+        return {"matrix_tflops": None, "graphs": {}, "attention": None}
+    (width, height), dtype = facts["canvas"], manifests.DTYPES[bundle.manifest.precision]
+    ceiling = matrix_rate(backend, dtype)
+    parameters = Parameters(sparse_ratio=facts["sparse_ratio"], local_range=bundle.manifest.local_range)
+    graphs = {}
+    for name, flop in step_flops(bundle.manifest, height, width, parameters).items():
+        graphs[name] = {"tflop": round(flop / 1e12, 4), "limit_ms": round(1000 * flop / ceiling, 4)}
+        if milliseconds := facts["ms_per_step"].get(name):
+            rate = 1000 * flop / milliseconds
+            graphs[name] |= {"tflops": round(rate / 1e12, 3), "of_matrix": round(rate / ceiling, 4)}
+    own = attention_apart(backend, (height, width), bundle, facts["sparse_ratio"])
+    return {"matrix_tflops": round(ceiling / 1e12, 3), "graphs": graphs, "attention": own}
+
+
+def attention_apart(backend: Backend, canvas: tuple[int, int], bundle: Bundle, ratio: float) -> dict[str, float] | None:
+    """One layer's selection and attention by the project's kernels, in ms; None where they do not run or cannot be
+    timed apart (that takes torch)."""
+    precision = bundle.manifest.precision
+    if not backend.asynchronous or precision == "fp32" or find_spec("torch") is None:
+        return None
+    from flashvsr_trt.plugins_trt import bench_attention
+    from flashvsr_trt.plugins_trt.kernels.driver import Driver, load_kernels
+
+    try:
+        element = manifests.DTYPES[precision]
+        kernels = load_kernels(kernels_folder(), element, Driver())
+    except FlashVSRError as error:
+        console.LOG.warning("attention is not timed apart: %s", error.came)
+        return None
+    return bench_attention.measure(kernels, *canvas, element, ratio, bundle.manifest.sizes.heads)
 
 
 def measure(
@@ -132,12 +211,22 @@ def measure(
         watch.frame(status.upscaled)
         display.update(status)
 
+    before = dict(backend.transfers)
     display.begin(Path(planned.info.path).name, planned.frames_out)
     try:
-        report = execute(planned, bundle, backend, on_status=look, cancel=cancel)
+        with DeviceMemory(backend) as memory:
+            report = execute(planned, bundle, backend, on_status=look, cancel=cancel)
     finally:
         display.end()
-    return figures(planned, bundle, backend, report, watch)
+    facts = figures(planned, bundle, backend, report, watch)
+    transfers = {
+        way: {
+            "seconds": round(seconds - before.get(way, (0.0, 0))[0], 4),
+            "bytes": count - before.get(way, (0.0, 0))[1],
+        }
+        for way, (seconds, count) in backend.transfers.items()
+    }
+    return facts | {"peak_device": memory.peak, "transfers": transfers}
 
 
 def figures(planned: Planned, bundle: Bundle, backend: Backend, report: Report, watch: Watch) -> dict[str, Any]:
@@ -176,48 +265,6 @@ def figures(planned: Planned, bundle: Bundle, backend: Backend, report: Report, 
     }
 
 
-def as_text(facts: dict[str, Any]) -> str:
-    """The figures for people."""
-    steady = facts["fps_steady"]
-    seconds = facts["seconds"]
-    lines = [
-        f"flashvsr-trt bench, {facts['date']}",
-        *(f"  {name:<8} {value}" for name, value in facts["machine"].items()),
-        *(f"  gpu      {gpu}" for gpu in facts["gpus"]),
-        f"  versions {', '.join(f'{name} {version}' for name, version in facts['versions'].items())}",
-        f"  device   {facts['backend']}",
-        f"  bundle   {facts['bundle']} ({facts['bundle_identity'][:16]})",
-        f"  work     {facts['source']} to {facts['output'][0]}x{facts['output'][1]}, canvas "
-        f"{facts['canvas'][0]}x{facts['canvas'][1]}, {facts['frames']} frames, {facts['variant']}, "
-        f"sparse ratio {facts['sparse_ratio']:g}",
-        "",
-        f"  {facts['fps']:.3g} fps with the start, {clock(seconds)} in all",
-        "  too few frames for a steady speed: at least two steps after the start are needed"
-        if steady is None
-        else f"  {steady:.3g} fps steady, {1000 * STEP / steady:.1f} ms a step of {STEP} frames",
-        "",
-        "  graph            ms a step   ms in the start",
-    ]
-    names = sorted({*(facts["ms_per_step"] or {}), *facts["ms_start"]})
-    for name in names:
-        step = (facts["ms_per_step"] or {}).get(name)
-        lines.append(
-            f"  {name:<15} {'-' if step is None else f'{step:.1f}':>10} {facts['ms_start'].get(name, 0.0):>17.1f}"
-        )
-    lines += ["", "  stage       busy s   of the time"]
-    lines += [
-        f"  {stage:<10} {value:>7.2f} {100 * value / seconds:>11.1f} %" for stage, value in facts["stages"].items()
-    ]
-    peak = facts["peak_rss"]
-    lines += [
-        "",
-        f"  runtime's own share of the upscaling thread: {100 * facts['runtime_share']:.2f} %",
-        f"  peak memory {machine.gib(peak) if peak else 'not told by this system'}; the networks and their frames on a "
-        f"CPU were predicted to take {machine.gib(facts['predicted'])}",
-    ]
-    return "\n".join(lines)
-
-
 def generated(folder: Path, size: Size, frames: int) -> Path:
     """A clip of a quarter of the size, moving in all its parts, encoded so that decoding it is real work."""
     if size.box is None:
@@ -232,11 +279,3 @@ def generated(folder: Path, size: Size, frames: int) -> Path:
         for index in range(frames):
             writer.write(moving_picture(index, height, width), FrameTiming(index, index, 1, 1 / _RATE))
     return path
-
-
-def moving_picture(index: int, height: int, width: int) -> np.ndarray:
-    """Waves that move across each other: uint8 [height, width, 3]."""
-    y, x = np.mgrid[0:height, 0:width] / 16.0
-    phase = index / 6.0
-    waves = np.stack((np.sin(x + phase), np.sin(y - phase), np.sin((x + y) * 2 + 2 * phase)), axis=-1)
-    return np.round(127.5 + 100 * waves).astype(np.uint8)  # [height, width, 3]

@@ -1,6 +1,6 @@
 """How a picture of some size is computed in the memory of a tier: order, tiles, and a budget of device memory.
 
-`plan` finds it, `planned` gives the options that run it. Weights and scratch memory are what TensorRT told when the
+Weights and scratch memory are what TensorRT told when the
 engines were built; without engines they are estimated. Buffers follow from the contract. Nothing here touches a GPU.
 """
 
@@ -16,12 +16,11 @@ from flashvsr_trt.configs.contract import STEP_FRAMES, Tensor, evaluate_shape
 from flashvsr_trt.configs.errors import OutOfMemory, UsageError
 from flashvsr_trt.configs.manifest import Manifest
 from flashvsr_trt.configs.schedule import GRID, Canvas
-from flashvsr_trt.configs.tiers import GIB, MIB, SIZES, USABLE, Tier, load_tier
+from flashvsr_trt.configs.tiers import MIB, USABLE, Tier
 from flashvsr_trt.engines.key import DECODERS
 from flashvsr_trt.engines.profiles import PICTURE, largest
 from flashvsr_trt.runtime.backends.base import ITEM_BYTES
 from flashvsr_trt.runtime.tiles import DECODER_OVERLAP, DIT_OVERLAP, Axis, Tiling
-from flashvsr_trt.runtime.upscaler import Options
 
 if TYPE_CHECKING:
     from flashvsr_trt.engines.store import EngineSet
@@ -144,35 +143,6 @@ def plan(work: Work, engines: EngineSet | None = None) -> Plan:
     if not made.fits:
         raise _too_small(work, made.peak)
     return made
-
-
-def planned(made: Plan, options: Options) -> Options:
-    """The options that run the plan."""
-    if made.tiling is not None:
-        return replace(options, tiling=made.tiling)
-    return replace(options, phases=options.phases or (made.turns and options.variant != "tiny"))
-
-
-def work_of(manifest: Manifest, canvas: Canvas, options: Options, tier: Tier, *, may_tile: bool) -> Work:
-    """What `options` ask for, in a tier."""
-    return Work(
-        manifest=manifest,
-        canvas=canvas,
-        tier=tier,
-        variant=options.variant,
-        kv_ratio=options.parameters.kv_ratio,
-        colour_fix=options.colour_fix,
-        bits=options.bits,
-        tiling=options.tiling,
-        may_tile=may_tile,
-    )
-
-
-def card(memory: int) -> Tier:
-    """A card of that many bytes as a tier, for a back end without engines: nothing but its memory bounds the shapes."""
-    whole = load_tier(max(SIZES))
-    gib = memory / GIB
-    return replace(whole, name=f"{gib:.0f} GiB card", memory_gib=int(gib), kv_slots=2**31)
 
 
 def _check(work: Work) -> None:

@@ -56,7 +56,7 @@ def test_same_frames_as_the_cpu(run, seeded_bundle_fp16):
 frames = np.random.default_rng(0).integers(0, 256, (54, 32, 48, 3), dtype=np.uint8)
 for variant, bits in (("long", 8), ("tiny", 16)):
     options = Options(variant=variant, bits=bits, segment_steps=2)
-    trt = module.TensorRt(engine_set(bundle, load_tier(8)), flavour())
+    trt = module.TensorRt(engine_set(bundle, load_tier(8)), flavour(), load_tier(8))
     ours = list(upscale(iter(frames), bundle=sys.argv[1], backend=trt, options=options))
     theirs = list(upscale(iter(frames), bundle=sys.argv[1], backend=OrtCpu(1), options=options))
     assert len(ours) == len(theirs) == 54
@@ -72,7 +72,7 @@ def test_failures_carry_tensorrts_words(run, seeded_bundle_fp16):
     body = """
 from flashvsr_trt.configs.errors import FlashVSRError, BundleError, OutOfMemory
 fake = flavour()
-trt = module.TensorRt(engine_set(bundle, load_tier(8)), fake)
+trt = module.TensorRt(engine_set(bundle, load_tier(8)), fake, load_tier(8))
 graph = bundle.manifest.graphs["post_none8"]
 for failure, said, kind in (("deserialize", "Version tag does not match", FlashVSRError),
                             ("context", "CUDA out of memory", OutOfMemory), ("names", "", BundleError)):
@@ -98,7 +98,7 @@ def test_verify_names_the_graph_that_differs(run, seeded_bundle_fp16):
 from flashvsr_trt.configs.errors import FlashVSRError
 from flashvsr_trt.runtime.verify import check_graphs
 fake = flavour()
-trt = module.TensorRt(engine_set(bundle, load_tier(8)), fake)
+trt = module.TensorRt(engine_set(bundle, load_tier(8)), fake, load_tier(8))
 print(len(list(check_graphs(bundle, OrtCpu(1), trt, min_psnr=60))))
 for spoil, word in (("nan", "not finite"), ("black", "constant"), ("noise", "agrees to")):
     fake.module.spoil = ("tc_decoder", spoil)
@@ -121,7 +121,7 @@ from flashvsr_trt.runtime.commands import engines as command
 from flashvsr_trt.runtime.stored_frames import check_frames, stored
 fake = flavour()
 made = engine_set(bundle, load_tier(8))
-trt = module.TensorRt(made, fake)
+trt = module.TensorRt(made, fake, load_tier(8))
 wanted = sets.Wanted(bundle=bundle.folder, manifest=bundle.manifest, tier=load_tier(8), variant="tiny", flavour=fake,
                      targets=("sm90",))
 command.compute(wanted, trt, bundle, 60)
@@ -132,7 +132,7 @@ assert check_frames(bundle, "long", trt, frames, min_psnr=60) == float("inf")
 for spoil, word in (("black", "is of one colour"), ("noise", "agrees to")):
     fake.module.spoil = ("tc_decoder", spoil)
     try:
-        check_frames(bundle, "tiny", module.TensorRt(made, fake), frames, min_psnr=40)
+        check_frames(bundle, "tiny", module.TensorRt(made, fake, load_tier(8)), frames, min_psnr=40)
     except FlashVSRError as error:
         assert word in str(error), error
         print(spoil)
@@ -152,7 +152,7 @@ def test_engines_of_another_gpu_are_refused_before_work(run, seeded_bundle_fp16)
     body = """
 from flashvsr_trt.configs.errors import BackendUnavailable
 try:
-    module.TensorRt(engine_set(bundle, load_tier(8), ("sm120",)), flavour())
+    module.TensorRt(engine_set(bundle, load_tier(8), ("sm120",)), flavour(), load_tier(8))
 except BackendUnavailable as error:
     print(error.came)
 """
@@ -167,6 +167,7 @@ from flashvsr_trt.engines import sets, store
 from tests.engine_sets import fake as plan
 fake = flavour()
 module.trt.load = lambda name=None: fake
+module.trt.installed = lambda: ["tensorrt_rtx"]
 wanted = sets.Wanted(bundle=bundle.folder, manifest=bundle.manifest, tier=load_tier(8), variant="long", flavour=fake,
                      targets=("sm86", "sm90"))
 try:
@@ -176,12 +177,13 @@ except BackendUnavailable as error:
 store.create(wanted.key(), plan("dit"), {"bundle": "x", "source": str(bundle.folder)})
 print(module.open_tensorrt(bundle, tier=8).engines.key.targets)
 store.create(replace(wanted, tier=load_tier(12)).key(), plan("dit"), {"bundle": "x", "source": "x"})
+print([module.open_tensorrt(bundle, tier=tier).tier.name for tier in (None, 8)])  # the largest that the card takes
 try:
     module.open_tensorrt(bundle, tier=16)
 except BackendUnavailable as error:
     print("tier 16gb" in error.came)
 """
-    assert run(body, seeded_bundle_fp16).splitlines() == ["True", "('sm86', 'sm90')", "True"]
+    assert run(body, seeded_bundle_fp16).splitlines() == ["True", "('sm86', 'sm90')", "['12gb', '8gb']", "True"]
 
 
 def test_this_gpu(run, seeded_bundle_fp16):

@@ -19,6 +19,7 @@ from flashvsr_trt.engines.key import EngineKey
 from flashvsr_trt.engines.store import Engine, EngineSet
 from flashvsr_trt.runtime import planner
 from flashvsr_trt.runtime.backends.tensorrt import check_gpu, pick_profile, tiers_of
+from flashvsr_trt.runtime.card import Card, applied
 from flashvsr_trt.runtime.commands.plan import lines
 from flashvsr_trt.runtime.tiles import Grid, Tiling
 from flashvsr_trt.runtime.upscaler import Options
@@ -26,10 +27,13 @@ from flashvsr_trt.runtime.upscaler import Options
 GIB = 2**30
 
 
-def real_manifest() -> Manifest:
-    """The real network's sizes: 30 layers of 1536 channels."""
+def real_manifest(*, vae: bool = False) -> Manifest:
+    """The real network's sizes: 30 layers of 1536 channels; the Wan decoder's caches roughly."""
     memory = ((512, 8),) * 3 + ((256, 4),) * 3 + ((128, 2),) * 3
-    sizes = contract.Sizes(dim=1536, layers=30, lq_hidden=(2048, 3072), tc_memory=memory)
+    caches = ((384, 2, 8),) * 11 + ((384, 2, 4),) * 7 + ((192, 2, 2),) * 7 + ((96, 2, 1),) * 7
+    sizes = contract.Sizes(
+        dim=1536, layers=30, lq_hidden=(2048, 3072), tc_memory=memory, vae_caches=caches if vae else ()
+    )
     files = {"dit.bin": 2_597_597_184, "lq_proj.bin": 575_705_088, "tc_decoder.bin": 90_660_864}
     return Manifest(
         model="flashvsr",
@@ -65,7 +69,7 @@ def test_every_tier_plans_every_size_within_its_budget(tier, variant, height, wi
     text = "\n".join(lines(made))
     assert f"tier      {tier}gb" in text
     assert "estimated" in text
-    options = planner.planned(made, Options(variant=variant))
+    options = applied(made, Options(variant=variant))
     assert (options.tiling, options.phased) == (made.tiling, made.turns)
 
 
@@ -78,8 +82,8 @@ def test_networks_take_turns_before_the_picture_is_cut():
     turns = planner.plan(tight)
     assert (turns.turns, turns.tiling) == (True, None)
     assert turns.peak < together.peak
-    assert planner.planned(turns, Options(variant="long")).phased
-    assert not planner.planned(together, Options(variant="long")).phased
+    assert applied(turns, Options(variant="long")).phased
+    assert not applied(together, Options(variant="long")).phased
     cut = planner.plan(replace(asked, tier=replace(asked.tier, memory_gib=int(turns.peak / GIB / 0.92))))
     assert cut.tiling is not None
     with pytest.raises(OutOfMemory):
@@ -90,7 +94,7 @@ def test_tiles_that_were_asked_for():
     tiling = Tiling(dit=(512, 640), decoder=(768, 768))
     made = planner.plan(work(8, 1080, 1920, tiling=tiling))
     assert made.tiling == tiling
-    assert planner.planned(made, Options(tiling=tiling)).tiling == tiling
+    assert applied(made, Options(tiling=tiling)).tiling == tiling
     with pytest.raises(UsageError, match="tiles of 1024x1024 for the dit"):
         planner.plan(work(8, 1080, 1920, tiling=Tiling(dit=(1024, 1024), decoder=(512, 512))))
     # A tile that covers the picture is no larger than the picture.
@@ -102,19 +106,20 @@ def test_tiles_that_were_asked_for():
 def test_work_of_options():
     options = Options(variant="full", colour_fix="wavelet", bits=16, parameters=Parameters(kv_ratio=2.0))
     canvas = schedule.canvas(270, 480, output=(1080, 1920))
-    made = planner.work_of(real_manifest(), canvas, options, load_tier(12), may_tile=False)
-    assert (made.decoder, made.post, made.kv_ratio, made.may_tile) == ("vae_decoder", "post_wavelet16", 2.0, False)
+    manifest = real_manifest(vae=True)
+    made = Card(load_tier(12)).plan(manifest, canvas, options).work
+    assert (made.decoder, made.post, made.kv_ratio, made.tier.name) == ("vae_decoder", "post_wavelet16", 2.0, "12gb")
 
 
 @pytest.mark.parametrize(("gib", "tiled"), [(141, False), (80, True), (24, True)])
 def test_card_without_engines_is_bounded_by_its_memory_alone(gib, tiled):
     """4K by a back end that takes any shape: 34 GB of KV cache for 3 slabs, 45 for 4 slots."""
-    asked = replace(work(48, 2160, 3840, "long"), tier=planner.card(gib * GIB), bounded=False)
-    made = planner.plan(asked)
+    card = Card.with_memory(gib * GIB + 1000)
+    made = card.plan(real_manifest(), schedule.canvas(540, 960, output=(2160, 3840)), Options())
     assert (made.tiling is not None) == tiled
     assert made.peak <= 0.92 * gib * GIB
-    wide = replace(asked, canvas=schedule.canvas(270, 2000, output=(1080, 8000)), kv_ratio=6.0)
-    assert planner.plan(wide).fits
+    wide = schedule.canvas(270, 2000, output=(1080, 8000))
+    assert card.plan(real_manifest(), wide, Options(parameters=Parameters(kv_ratio=6.0))).fits
 
 
 def test_fp8_weights_leave_more_room():

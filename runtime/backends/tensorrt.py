@@ -43,6 +43,7 @@ class TensorRt(CudaBackend):
     Args:
         engines: a set from `engines.sets`.
         flavour: the TensorRT it was built with.
+        tier: the set's.
         cuda_graphs: replay each graph as a whole, where the flavour offers it (tensorrt_rtx).
 
     Raises:
@@ -51,9 +52,9 @@ class TensorRt(CudaBackend):
 
     name = "tensorrt"
 
-    def __init__(self, engines: EngineSet, flavour: Flavour, *, cuda_graphs: bool = False) -> None:
+    def __init__(self, engines: EngineSet, flavour: Flavour, tier: Tier, *, cuda_graphs: bool = False) -> None:
         super().__init__()
-        self.engines, self.flavour, self.cuda_graphs = engines, flavour, cuda_graphs
+        self.engines, self.flavour, self.tier, self.cuda_graphs = engines, flavour, tier, cuda_graphs
         check_gpu(engines, self.device.capability, self.device.name)
         self.runtime = flavour.module.Runtime(flavour.log.logger)
         if engines.embedded:
@@ -132,7 +133,7 @@ def open_tensorrt(
         except BackendUnavailable as error:
             refusals.append(error)
             continue
-        return TensorRt(found, chosen, cuda_graphs=cuda_graphs)
+        return TensorRt(found, chosen, size, cuda_graphs=cuda_graphs)
     raise refusals[0]
 
 

@@ -145,7 +145,7 @@ def verify(min_psnr: float, reference: str | None, **flags: Any) -> None:
         store.open_set(found.folder, hashed=True)
     console.say("files", f"{len(found.engines)} plans, {gib(found.bytes)}: every SHA-256 is right")
     try:
-        backend = TensorRt(found, wanted.flavour)
+        backend = TensorRt(found, wanted.flavour, wanted.tier)
     except BackendUnavailable as error:
         raise BackendUnavailable(
             f"the files are whole, but nothing was run: {error.came}", expected=error.expected, todo=error.todo

@@ -7,13 +7,16 @@ from typing import Any
 import click
 
 from flashvsr_trt.configs import schedule
-from flashvsr_trt.configs.tiers import USABLE, load_tier
+from flashvsr_trt.configs.schedule import Parameters
+from flashvsr_trt.configs.tiers import USABLE, Tier, load_tier
+from flashvsr_trt.engines.key import DECODERS
 from flashvsr_trt.runtime import console
 from flashvsr_trt.runtime.bundle import Bundle, open_bundle
+from flashvsr_trt.runtime.card import Card
 from flashvsr_trt.runtime.machine import gib
-from flashvsr_trt.runtime.planner import Plan, Work
-from flashvsr_trt.runtime.planner import plan as make_plan
+from flashvsr_trt.runtime.planner import Plan
 from flashvsr_trt.runtime.sizes import parse_size
+from flashvsr_trt.runtime.upscaler import Options
 
 
 @click.command()
@@ -39,30 +42,22 @@ def plan(source: str, **flags: Any) -> None:
         info = opened.info
     size = parse_size(flags["scale"], flags["target"])
     output = size.output(info.height, info.width, turned=info.rotation % 180 == 90)
-    work = Work(
-        manifest=bundle.manifest,
-        canvas=schedule.canvas(info.height, info.width, output=output),
-        tier=tier,
-        variant=flags["variant"] or tier.variant,
-        kv_ratio=flags["kv_ratio"],
-    )
-    engines = _engines(bundle, work)
-    for line in lines(make_plan(work, engines)):
+    options = Options(variant=flags["variant"] or tier.variant, parameters=Parameters(kv_ratio=flags["kv_ratio"]))
+    card = Card(tier, _engines(bundle, tier, DECODERS[options.variant]))
+    canvas = schedule.canvas(info.height, info.width, output=output)
+    for line in lines(card.plan(bundle.manifest, canvas, options)):
         click.echo(line)
 
 
-def _engines(bundle: Bundle, work: Work) -> Any:
+def _engines(bundle: Bundle, tier: Tier, decoder: str) -> Any:
     """The newest set of this bundle and tier, whatever its target: numbers differ little between targets."""
     try:
         from flashvsr_trt.engines import store
     except ImportError:  # without the packages of the extras there are no engines either
         return None
-    digest = work.tier.digest()
+    wanted = (bundle.manifest.digest(), tier.digest(), decoder)
     fitting = [
-        found
-        for found in store.all_sets()
-        if (found.key.bundle, found.key.tier_values, found.key.decoder)
-        == (bundle.manifest.digest(), digest, work.decoder)
+        found for found in store.all_sets() if (found.key.bundle, found.key.tier_values, found.key.decoder) == wanted
     ]
     return max(fitting, key=lambda found: found.folder.stat().st_mtime, default=None)
 

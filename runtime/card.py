@@ -46,6 +46,24 @@ class Card:
         tier = replace(load_tier(max(SIZES)), name=f"{gib} GiB free", memory_gib=gib, kv_slots=2**31)
         return Card(tier, bounded=False)
 
+    def fit(
+        self, manifest: Manifest, canvas: Canvas, options: Options, *, may_tile: bool
+    ) -> tuple[Options, Plan | None]:
+        """The options that fit this card, and their plan.
+
+        Without engines memory is only estimated: what was asked for is tried as it is, and there is no plan.
+
+        Raises:
+            UsageError, OutOfMemory: see planner.plan.
+        """
+        if not self.bounded and (options.tiling is not None or not may_tile):
+            return options, None
+        made = self.plan(manifest, canvas, options, may_tile=may_tile)
+        if made.tiling is not None:
+            return replace(options, tiling=made.tiling), made
+        turns = made.turns and options.variant != "tiny"
+        return replace(options, phases=options.phases or turns), made
+
     def plan(self, manifest: Manifest, canvas: Canvas, options: Options, *, may_tile: bool = True) -> Plan:
         """How `options` are run on this card.
 
@@ -65,10 +83,3 @@ class Card:
             bounded=self.bounded,
         )
         return plan(work, self.engines)
-
-
-def applied(made: Plan, options: Options) -> Options:
-    """The options that run a plan."""
-    if made.tiling is not None:
-        return replace(options, tiling=made.tiling)
-    return replace(options, phases=options.phases or (made.turns and options.variant != "tiny"))

@@ -19,7 +19,7 @@ from flashvsr_trt.engines.key import EngineKey
 from flashvsr_trt.engines.store import Engine, EngineSet
 from flashvsr_trt.runtime import planner
 from flashvsr_trt.runtime.backends.tensorrt import check_gpu, pick_profile, tiers_of
-from flashvsr_trt.runtime.card import Card, applied
+from flashvsr_trt.runtime.card import Card
 from flashvsr_trt.runtime.commands.plan import lines
 from flashvsr_trt.runtime.tiles import Grid, Tiling
 from flashvsr_trt.runtime.upscaler import Options
@@ -48,6 +48,12 @@ def real_manifest(*, vae: bool = False) -> Manifest:
     )
 
 
+def fitted(made: planner.Plan, variant: str, **options) -> tuple[Options, planner.Plan]:
+    """What a run in the plan's tier does with the same picture."""
+    asked = made.work
+    return Card(asked.tier).fit(asked.manifest, asked.canvas, Options(variant=variant, **options), may_tile=True)
+
+
 def work(tier: int, height: int, width: int, variant: str = "tiny", **extra) -> planner.Work:
     canvas = schedule.canvas(-(-height // 4), -(-width // 4), output=(height, width))
     return planner.Work(manifest=real_manifest(), canvas=canvas, tier=load_tier(tier), variant=variant, **extra)
@@ -69,7 +75,8 @@ def test_every_tier_plans_every_size_within_its_budget(tier, variant, height, wi
     text = "\n".join(lines(made))
     assert f"tier      {tier}gb" in text
     assert "estimated" in text
-    options = applied(made, Options(variant=variant))
+    options, again = fitted(made, variant)
+    assert again == made
     assert (options.tiling, options.phased) == (made.tiling, made.turns)
 
 
@@ -82,8 +89,8 @@ def test_networks_take_turns_before_the_picture_is_cut():
     turns = planner.plan(tight)
     assert (turns.turns, turns.tiling) == (True, None)
     assert turns.peak < together.peak
-    assert applied(turns, Options(variant="long")).phased
-    assert not applied(together, Options(variant="long")).phased
+    assert fitted(turns, "long")[0].phased
+    assert not fitted(together, "long")[0].phased
     cut = planner.plan(replace(asked, tier=replace(asked.tier, memory_gib=int(turns.peak / GIB / 0.92))))
     assert cut.tiling is not None
     with pytest.raises(OutOfMemory):
@@ -94,7 +101,7 @@ def test_tiles_that_were_asked_for():
     tiling = Tiling(dit=(512, 640), decoder=(768, 768))
     made = planner.plan(work(8, 1080, 1920, tiling=tiling))
     assert made.tiling == tiling
-    assert applied(made, Options(tiling=tiling)).tiling == tiling
+    assert fitted(made, "tiny", tiling=tiling)[0].tiling == tiling
     with pytest.raises(UsageError, match="tiles of 1024x1024 for the dit"):
         planner.plan(work(8, 1080, 1920, tiling=Tiling(dit=(1024, 1024), decoder=(512, 512))))
     # A tile that covers the picture is no larger than the picture.
@@ -118,6 +125,9 @@ def test_card_without_engines_is_bounded_by_its_memory_alone(gib, tiled):
     made = card.plan(real_manifest(), schedule.canvas(540, 960, output=(2160, 3840)), Options())
     assert (made.tiling is not None) == tiled
     assert made.peak <= 0.92 * gib * GIB
+    tiling = Tiling(dit=(2176, 2176), decoder=(2176, 2176))
+    for asked in (Options(), Options(tiling=tiling)):  # what was asked for is tried: memory is only estimated
+        assert card.fit(real_manifest(), made.work.canvas, asked, may_tile=False) == (asked, None)
     wide = schedule.canvas(270, 2000, output=(1080, 8000))
     assert card.plan(real_manifest(), wide, Options(parameters=Parameters(kv_ratio=6.0))).fits
 

@@ -75,6 +75,7 @@ class Context:
         if module.fail == "execute":
             module.log.take("ERROR", module.said)
             return False
+        EVENTS["run"] += 1
         assert stream == 7
         assert self.memory == SCRATCH
         feed = {value.name: self._input(value) for value in session.get_inputs()}
@@ -190,7 +191,7 @@ class Module:
             self.log.take("ERROR", self.said)
             return None
         assert self.registry.creator is not None, "the plug-in must be known before a plan is loaded"
-        path = Path(data.decode())
+        path = Path(bytes(data).decode())
         session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         return Engine_(self, path.stem, session, RANGES[path.stem])
 

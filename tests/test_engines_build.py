@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from dataclasses import replace
 
@@ -150,6 +151,17 @@ def test_full_disk_is_told(cache, monkeypatch, seeded_bundle_fp16):
 
 
 @needs_rtx
+def test_weights_that_are_streamed_build(cache, seeded_bundle_fp16):
+    wanted = wanted_of(seeded_bundle_fp16, target="sm89")
+    streamed = replace(wanted, tier=replace(wanted.tier, weight_streaming_mib=64))
+    messages: list[str] = []
+    with wanted.flavour.log.listening(lambda severity, message: messages.append(message)):
+        assert build(streamed, "dit").bytes > 0
+    assert any("streaming" in message.lower() for message in messages)
+    assert streamed.key().diff(wanted.key())
+
+
+@needs_rtx
 def test_runtime_tells_what_is_wrong_with_a_plan(cache, seeded_bundle_fp16):
     """As far as deserialising goes without a driver: a whole plan fails for want of one, others for what they are."""
     wanted = wanted_of(seeded_bundle_fp16, target="sm89")
@@ -157,16 +169,21 @@ def test_runtime_tells_what_is_wrong_with_a_plan(cache, seeded_bundle_fp16):
     folder.mkdir(parents=True)
     graph = wanted.manifest.graphs["post_none8"]
     model = StepModel(seeded_bundle_fp16 / "post_none8.onnx", graph, "fp16")
-    plan = (folder / build_graph(wanted.flavour, model, wanted.settings, folder, lambda line: None).file).read_bytes()
+    path = folder / build_graph(wanted.flavour, model, wanted.settings, folder, lambda line: None).file
     runtime = wanted.flavour.module.Runtime(wanted.flavour.log.logger)
 
     def told(data: bytes) -> str:
-        with wanted.flavour.log.listening(lambda severity, message: None):
-            if runtime.deserialize_cuda_engine(data) is not None:
+        (folder / "x").write_bytes(data)
+        with (
+            wanted.flavour.log.listening(lambda severity, message: None),
+            open(folder / "x", "rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,  # as the back end does
+        ):
+            if runtime.deserialize_cuda_engine(mapped) is not None:
                 return ""
         return str(wanted.flavour.failure("it does not load"))
 
-    assert "Serialization assertion" in told(plan[:1000])
+    assert "Serialization assertion" in told(path.read_bytes()[:1000])
     assert "incompatible serialization version" in told(b"x" * 5000)
-    whole = told(plan)
+    whole = told(path.read_bytes())
     assert not whole or "CUDA driver version" in whole or "cannot run on this GPU" in whole

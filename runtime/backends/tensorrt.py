@@ -8,6 +8,7 @@ was not at hand when this was written. So it is kept to what can be read in one 
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 import time
 from collections.abc import Mapping
@@ -182,7 +183,8 @@ class _TrtGraph(StepGraph):
         self._backend, self._graph = backend, graph
         module, path = backend.flavour.module, backend.engines.path(graph.name)
         with backend.flavour.log.listening(lambda severity, message: None):
-            self._engine = backend.runtime.deserialize_cuda_engine(path.read_bytes())
+            with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
+                self._engine = backend.runtime.deserialize_cuda_engine(plan)  # not copied: it may have gigabytes
             if self._engine is None:
                 raise backend.flavour.failure(f"{path} does not load", todo="flashvsr-trt engines build --rebuild")
             self._check_names(path)
@@ -206,7 +208,8 @@ class _TrtGraph(StepGraph):
             self._set_shapes({name: buffer.shape for name, buffer in inputs.items()})
             for name, buffer in (*inputs.items(), *outputs.items()):
                 pointer = backend.mirror[buffer.pointer].ctypes.data if name in self._on_host else buffer.pointer
-                context.set_tensor_address(name, pointer)
+                if not context.set_tensor_address(name, pointer):
+                    raise backend.flavour.failure(f"{self._graph.name}: {name} cannot lie at {pointer:#x}")
             size = context.update_device_memory_size_for_shapes()
             context.set_device_memory(backend.scratch(size).pointer, size)
             done = context.execute_async_v3(backend.device.stream)
@@ -219,7 +222,8 @@ class _TrtGraph(StepGraph):
             return
         profile = pick_profile(self._profiles, {n: s for n, s in shapes.items() if n not in self._on_host})
         if profile != self._profile:
-            self._context.set_optimization_profile_async(profile, self._backend.device.stream)
+            if not self._context.set_optimization_profile_async(profile, self._backend.device.stream):
+                raise self._backend.flavour.failure(f"{self._graph.name}: profile {profile} cannot be taken")
             self._profile, self._shapes = profile, {}
         for name, shape in shapes.items():
             if self._shapes.get(name) != shape and not self._context.set_input_shape(name, shape):

@@ -21,6 +21,7 @@ from flashvsr_trt.configs.manifest import DTYPES, File, Manifest, sha256_of
 from flashvsr_trt.export.colour import Post
 from flashvsr_trt.export.dit import Dit
 from flashvsr_trt.export.external import INLINE_BYTES, WeightFiles
+from flashvsr_trt.export.fused import FUSED, PLAIN
 from flashvsr_trt.export.lq_proj import LqProj
 from flashvsr_trt.export.tc_decoder import TcDecoder
 from flashvsr_trt.export.to_onnx import Step, to_model
@@ -41,6 +42,7 @@ class Options:
     local_range: int = 11  # baked into the attention nodes
     fold: bool = True  # modulation, gates and norm affines into the neighbouring Linear layers
     storage: str | None = None  # "fp16": an fp32 bundle's weights rounded to and stored as fp16, half the size
+    fused: bool = False  # chains of operations as nodes of the op domain, for ONNX Runtime on CUDA
     check: bool = True  # compare every written graph with its torch module
     model: str = "flashvsr"
     about: str = ""
@@ -55,6 +57,8 @@ class Options:
                 f"storage {self.storage} with precision {self.precision}",
                 expected="storage fp16 with precision fp32",
             )
+        if self.fused and self.precision == "fp32":
+            raise UsageError("fused operations in fp32", expected="fp16 or bf16: their kernels are for those")
         if self.local_range < 1:
             raise UsageError(f"local range {self.local_range}", expected="at least 1 window")
 
@@ -147,7 +151,14 @@ def _networks(weights: Weights, options: Options, contract: dict[str, Graph]) ->
     lq_proj = LqProj.of(weights.lq_proj, causal=weights.causal, dtype=options.dtype)
     yield steps(lq_proj, "lq_proj.bin", "lq_proj_first", "lq_proj")
     del lq_proj
-    dit = Dit.of(weights.dit, weights.prompt, folded=options.fold, local_range=options.local_range, dtype=options.dtype)
+    dit = Dit.of(
+        weights.dit,
+        weights.prompt,
+        folded=options.fold,
+        local_range=options.local_range,
+        dtype=options.dtype,
+        ops=FUSED if options.fused else PLAIN,
+    )
     yield steps(dit, "dit.bin", "dit_first", "dit")
     del dit
     yield steps(TcDecoder.of(weights.tc_decoder, dtype=options.dtype), "tc_decoder.bin", "tc_decoder")

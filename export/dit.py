@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flashvsr_trt.configs.contract import HEAD_DIM, LATENT_CHANNELS, TOKENS_PER_WINDOW, WINDOW
 from flashvsr_trt.export.attention import Attend, attend, block_sparse_attention
 from flashvsr_trt.export.dit_weights import prepare
+from flashvsr_trt.export.fused import PLAIN, Ops, for_prompt
 from flashvsr_trt.export.layouts import DitSizes, State
-from flashvsr_trt.export.norms import rms_norm
 from flashvsr_trt.export.trainable import Trainable, assigned
 
 EPS = 1e-6  # of every layer norm
@@ -71,113 +70,110 @@ def rope_table(frames: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return table.reshape(slabs, r, c, tokens, 1, HEAD_DIM // 2, 2)
 
 
-def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Rotates the interleaved pairs of each head of fp32 x [n, rows, columns, 128, D]."""
-    slabs, rows, columns, tokens, dim = x.shape
-    x = x.reshape(slabs, rows, columns, tokens, dim // HEAD_DIM, HEAD_DIM // 2, 2)
-    even, odd, cos, sin = x[..., 0], x[..., 1], table[..., 0], table[..., 1]
-    turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
-    return turned.reshape(slabs, rows, columns, tokens, dim)
-
-
 class Norm(nn.Module):
     """Layer norm in fp32, returned in x's dtype; `scale` and `shift` only in the unfolded network."""
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, dim: int, *, folded: bool) -> None:
+    def __init__(self, dim: int, *, folded: bool, ops: Ops = PLAIN) -> None:
         super().__init__()
-        self.dim, self.folded = dim, folded
+        self.dim, self.folded, self.ops = dim, folded, ops
         if not folded:
             self.register_buffer("scale", torch.empty(dim))
             self.register_buffer("shift", torch.empty(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.layer_norm(x.float(), (self.dim,), eps=EPS)
+        y = self.ops.layer_norm(x, self.dim, EPS)
         if not self.folded:
             y = y * self.scale + self.shift
         return y.to(x.dtype)
 
 
 class Gate(nn.Module):
-    """x + gate * y in the unfolded network; in the folded one the Linear before it holds the gate."""
+    """x + gate * linear(y) in the unfolded network; in the folded one the Linear holds the gate."""
 
     gate: Tensor
 
-    def __init__(self, dim: int, *, folded: bool) -> None:
+    def __init__(self, dim: int, *, folded: bool, ops: Ops) -> None:
         super().__init__()
-        self.folded = folded
+        self.folded, self.ops = folded, ops
         if not folded:
             self.register_buffer("gate", torch.empty(dim))
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return x + (y if self.folded else (y * self.gate).to(x.dtype))
+    def forward(self, x: Tensor, y: Tensor, linear: nn.Linear) -> Tensor:
+        if self.folded:
+            return self.ops.linear_add(y, linear.weight, linear.bias, x)
+        return x + (self.ops.linear(y, linear.weight, linear.bias) * self.gate).to(x.dtype)
 
 
 class SelfAttention(nn.Module):
-    def __init__(self, dim: int, *, local_range: int, attend: Attend) -> None:
+    """Up to its last Linear, `o`, which the block adds together with the residual."""
+
+    def __init__(self, dim: int, *, local_range: int, attend: Attend, ops: Ops) -> None:
         super().__init__()
         self.qkv = nn.Linear(dim, 3 * dim)
         self.o = nn.Linear(dim, dim)
         self.norm_q = nn.Parameter(torch.empty(dim))
         self.norm_k = nn.Parameter(torch.empty(dim))
-        self.dim, self.local_range, self.attend = dim, local_range, attend
+        self.dim, self.local_range, self.attend, self.ops = dim, local_range, attend, ops
 
     def forward(self, x: Tensor, table: Tensor, topk: Tensor, cache: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """x [n, rows, columns, 128, D], cache (slabs, k_cache, v_cache) or () in step 0; also k and v."""
-        q, k, v = self.qkv(x).split(self.dim, dim=-1)
-        q = rotate(rms_norm(q, self.norm_q), table).to(x.dtype)
-        k = rotate(rms_norm(k, self.norm_k), table).to(x.dtype)
+        qkv = self.ops.linear(x, self.qkv.weight, self.qkv.bias)
+        q, k, v = self.ops.norm_rotate(qkv, self.norm_q, self.norm_k, table)
         nothing = torch.zeros(0, dtype=torch.int64, device=x.device)
         slabs, k_cache, v_cache = cache or (nothing, k, v)
         y = self.attend(
             q, k, v, k_cache, v_cache, slabs, topk, local_range=self.local_range, heads=self.dim // HEAD_DIM
         )
-        return self.o(y), k, v
+        return y, k, v
 
 
 class CrossAttention(nn.Module):
-    """Attention to the prompt, whose keys and values are constants [heads, text tokens, 128]."""
+    """Attention to the prompt, whose keys and values are constants, [heads, text tokens, 128] or [text tokens, D]."""
 
     k: Tensor
     v: Tensor
 
-    def __init__(self, dim: int, text_tokens: int) -> None:
+    def __init__(self, dim: int, text_tokens: int, ops: Ops) -> None:
         super().__init__()
         self.q = nn.Linear(dim, dim)
         self.o = nn.Linear(dim, dim)
         self.norm_q = nn.Parameter(torch.empty(dim))
-        self.register_buffer("k", torch.empty(dim // HEAD_DIM, text_tokens, HEAD_DIM))
-        self.register_buffer("v", torch.empty(dim // HEAD_DIM, text_tokens, HEAD_DIM))
+        shape = (dim // HEAD_DIM, text_tokens, HEAD_DIM) if ops.by_head else (text_tokens, dim)
+        self.register_buffer("k", torch.empty(shape))
+        self.register_buffer("v", torch.empty(shape))
+        self.heads, self.ops = dim // HEAD_DIM, ops
 
-    def forward(self, x: Tensor) -> Tensor:
-        slabs, rows, columns, tokens, dim = x.shape
-        q = rms_norm(self.q(x), self.norm_q).to(x.dtype)
-        q = q.reshape(1, slabs * rows * columns * tokens, dim // HEAD_DIM, HEAD_DIM).transpose(1, 2)
-        y = F.scaled_dot_product_attention(q, self.k.unsqueeze(0), self.v.unsqueeze(0))
-        return self.o(y.transpose(1, 2).reshape(slabs, rows, columns, tokens, dim))
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        q = self.ops.linear(x, self.q.weight, self.q.bias)
+        y = self.ops.prompt_attention(q, self.norm_q, self.k, self.v, heads=self.heads)
+        return self.ops.linear_add(y, self.o.weight, self.o.bias, residual)
 
 
 class Block(nn.Module):
-    def __init__(self, sizes: DitSizes, text_tokens: int, *, folded: bool, local_range: int, attend: Attend) -> None:
+    def __init__(
+        self, sizes: DitSizes, text_tokens: int, *, folded: bool, local_range: int, attend: Attend, ops: Ops
+    ) -> None:
         super().__init__()
-        self.norm1 = Norm(sizes.dim, folded=folded)
-        self.self_attn = SelfAttention(sizes.dim, local_range=local_range, attend=attend)
-        self.gate1 = Gate(sizes.dim, folded=folded)
-        self.norm3 = Norm(sizes.dim, folded=folded)
-        self.cross_attn = CrossAttention(sizes.dim, text_tokens)
-        self.norm2 = Norm(sizes.dim, folded=folded)
+        self.norm1 = Norm(sizes.dim, folded=folded, ops=ops)
+        self.self_attn = SelfAttention(sizes.dim, local_range=local_range, attend=attend, ops=ops)
+        self.gate1 = Gate(sizes.dim, folded=folded, ops=ops)
+        self.norm3 = Norm(sizes.dim, folded=folded, ops=ops)
+        self.cross_attn = CrossAttention(sizes.dim, text_tokens, ops)
+        self.norm2 = Norm(sizes.dim, folded=folded, ops=ops)
         self.ffn_in = nn.Linear(sizes.dim, sizes.ffn)
         self.ffn_out = nn.Linear(sizes.ffn, sizes.dim)
-        self.gate2 = Gate(sizes.dim, folded=folded)
+        self.gate2 = Gate(sizes.dim, folded=folded, ops=ops)
+        self.ops = ops
 
     def forward(self, x: Tensor, table: Tensor, topk: Tensor, cache: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         y, k, v = self.self_attn(self.norm1(x), table, topk, cache)
-        x = self.gate1(x, y)
-        x = x + self.cross_attn(self.norm3(x))
-        y = self.ffn_out(F.gelu(self.ffn_in(self.norm2(x)), approximate="tanh"))
-        return self.gate2(x, y), k, v
+        x = self.gate1(x, y, self.self_attn.o)
+        x = self.cross_attn(self.norm3(x), x)
+        y = self.ops.linear_gelu(self.norm2(x), self.ffn_in.weight, self.ffn_in.bias)
+        return self.gate2(x, y, self.ffn_out), k, v
 
 
 class Dit(nn.Module):
@@ -187,11 +183,21 @@ class Dit(nn.Module):
     arithmetic, six passes over the tokens per block fewer.
     """
 
-    def __init__(self, sizes: DitSizes, text_tokens: int, *, folded: bool, local_range: int, attend: Attend) -> None:
+    def __init__(
+        self,
+        sizes: DitSizes,
+        text_tokens: int,
+        *,
+        folded: bool,
+        local_range: int,
+        attend: Attend,
+        ops: Ops = PLAIN,
+    ) -> None:
         super().__init__()
+        ops = for_prompt(ops, text_tokens)
         self.patch_embedding = nn.Linear(4 * LATENT_CHANNELS, sizes.dim)
         self.blocks = nn.ModuleList(
-            Block(sizes, text_tokens, folded=folded, local_range=local_range, attend=attend)
+            Block(sizes, text_tokens, folded=folded, local_range=local_range, attend=attend, ops=ops)
             for _ in range(sizes.layers)
         )
         self.norm = Norm(sizes.dim, folded=folded)
@@ -206,12 +212,17 @@ class Dit(nn.Module):
         local_range: int = 11,
         dtype: torch.dtype = torch.float32,
         attend: Attend = block_sparse_attention,
+        ops: Ops = PLAIN,
     ) -> Dit:
         """The exportable module with a checkpoint's weights; `context` is the prompt [1, tokens, text]."""
+        tokens = context.shape[1]
         with torch.device("meta"):
-            module = Dit(DitSizes.of(official), context.shape[1], folded=folded, local_range=local_range, attend=attend)
+            module = Dit(DitSizes.of(official), tokens, folded=folded, local_range=local_range, attend=attend, ops=ops)
         with torch.no_grad():
-            return assigned(module, prepare(official, context, folded=folded, dtype=dtype))
+            state = prepare(official, context, folded=folded, dtype=dtype)
+            if not for_prompt(ops, tokens).by_head:
+                state |= {name: _one_row(x) for name, x in state.items() if name.endswith(("attn.k", "attn.v"))}
+            return assigned(module, state)
 
     def forward(
         self,
@@ -235,6 +246,11 @@ class Dit(nn.Module):
             new += [k, v]
         velocity = from_patches(from_windows(self.head(self.norm(x))))
         return (noise.float() - velocity.float()).to(dtype), *new
+
+
+def _one_row(x: Tensor) -> Tensor:
+    """The prompt's keys or values [heads, tokens, 128] to [tokens, heads * 128]."""
+    return x.transpose(0, 1).reshape(x.shape[1], -1)
 
 
 def trainable(official: Mapping[str, Tensor], context: Tensor, *, local_range: int = 11) -> Trainable:

@@ -7,14 +7,15 @@ functions are onnxscript: they are parsed, never called.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import onnx
 from onnxscript import BOOL, FLOAT, INT64, graph, script, values
 from onnxscript import opset20 as op
 
-from flashvsr_trt.plugins_trt.spec import DOMAIN, OPSET, Op
+from flashvsr_trt.export import onnx_fused
+from flashvsr_trt.plugins_trt.spec import BLOCK_SPARSE_ATTENTION, DOMAIN, OPSET, Op
 
 TYPES = ("tensor(float)", "tensor(float16)", "tensor(bfloat16)")
 # TensorRT takes a plug-in for a node only if the node names its namespace; other runtimes do not read these.
@@ -117,11 +118,16 @@ def BlockSparseAttention(q, k, v, k_cache, v_cache, slabs, topk, heads: int, loc
     return out
 
 
-def functions() -> list[onnx.FunctionProto]:
-    """The bodies of all ops of the domain, to be appended to a model that uses one of them."""
+def functions(used: Collection[str] = (BLOCK_SPARSE_ATTENTION.name,)) -> list[onnx.FunctionProto]:
+    """The bodies of the ops of the domain that a model uses, and of those that they use."""
     attention = BlockSparseAttention.to_function_proto()
     attention.attribute.extend(PLUGIN)  # a function must declare every attribute that its nodes carry
-    return [BlockMask.to_function_proto(), attention]
+    every = {body.name: body for body in (BlockMask.to_function_proto(), attention, *onnx_fused.functions())}
+    wanted = set(used)
+    for body in reversed(every.values()):  # each uses earlier ones only
+        if body.name in wanted:
+            wanted |= {node.op_type for node in body.node if node.domain == DOMAIN}
+    return [body for body in every.values() if body.name in wanted]
 
 
 def schema(op_spec: Op) -> onnx.defs.OpSchema:
@@ -144,13 +150,13 @@ def schema(op_spec: Op) -> onnx.defs.OpSchema:
     )
 
 
-def translation(op_spec: Op) -> Callable[..., Any]:
+def translation(op_spec: Op, *, plugin: bool = True) -> Callable[..., Any]:
     """Entry of torch.onnx.export's `custom_translation_table`: a torch op with the inputs of `op_spec` in their
-    order, its attributes as keywords, to one node of the domain."""
+    order, its attributes as keywords, to one node of the domain. `plugin`: one that TensorRT has a plug-in for."""
     node = values.Op(_domain, op_spec.name, schema(op_spec))
 
     def translate(*inputs: Any, **attributes: int) -> Any:
-        return node(*inputs, **attributes, **PLUGIN)
+        return node(*inputs, **attributes, **(PLUGIN if plugin else {}))
 
     return translate
 

@@ -20,6 +20,7 @@ from flashvsr_trt.configs.manifest import DTYPES
 from flashvsr_trt.export import onnx_ops
 from flashvsr_trt.export.attention import block_sparse_attention
 from flashvsr_trt.export.canvas_axes import CanvasAxes
+from flashvsr_trt.export.fused import NODES
 from flashvsr_trt.plugins_trt.spec import BLOCK_SPARSE_ATTENTION, DOMAIN, OPSET
 
 ONNX_OPSETS = {"fp32": 20, "fp16": 20, "bf16": 22}  # 22 is the first with a bfloat16 Conv
@@ -53,6 +54,7 @@ def to_model(step: Step, precision: str) -> ir.Model:
             dynamic_shapes=(axes.dynamic(),),
             custom_translation_table={
                 block_sparse_attention._opoverload: onnx_ops.translation(BLOCK_SPARSE_ATTENTION),
+                **{op._opoverload: onnx_ops.translation(node, plugin=False) for op, node in NODES.items()},
                 torch.ops.aten.scaled_dot_product_attention.default: onnx_ops.dense_attention,
             },
             optimize=False,
@@ -145,8 +147,9 @@ def _clean(model: ir.Model, graph: Graph) -> None:
     model.graph.metadata_props.clear()
     model.metadata_props.clear()
     model.graph.name, model.producer_name, model.producer_version = graph.name, "flashvsr-trt", ""
-    if any(node.domain == DOMAIN for node in model.graph):
-        for function in map(ir.serde.deserialize_function, onnx_ops.functions()):
+    used = {node.op_type for node in model.graph if node.domain == DOMAIN}
+    if used:
+        for function in map(ir.serde.deserialize_function, onnx_ops.functions(used)):
             function.opset_imports[""] = model.opset_imports[""]  # the checker wants them equal
             model.functions[function.identifier()] = function
         model.opset_imports[DOMAIN] = OPSET

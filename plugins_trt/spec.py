@@ -8,6 +8,15 @@ TensorRT (limit 3840). Keys and values are the ring slots listed in `slabs`, the
    slab); P = softmax over all key windows.
 2. Per head and query slab, P is flattened to n numbers; (i, j) is kept iff P > the (min(topk, n-1)+1)-th largest.
 3. Exact attention over the kept 128x128 blocks, scale 1/sqrt(128); a query window with no kept block gives 0.
+
+The fused ops stand for chains of standard ops whose intermediates need not exist. Only bundles exported for ONNX Runtime
+on CUDA hold them (export option `fused`): TensorRT fuses such chains by itself. Sums, roots and exponentials are in
+float32, results are rounded once.
+
+- `Linear`: x weight^T + bias over the last axis; `LinearGelu`: its GELU, tanh form; `LinearAdd`: plus `residual`.
+- `NormRotate`: q, k, v = thirds of the last axis of qkv; q and k are divided by their root mean square over that axis
+  (eps 1e-6), multiplied by `gain_q`, `gain_k`, and their interleaved pairs turned by the (cos, sin) of `table`.
+- `PromptAttention`: q, divided by its root mean square and multiplied by `gain`, attends to all keys k, by head.
 """
 
 from __future__ import annotations
@@ -48,3 +57,28 @@ BLOCK_SPARSE_ATTENTION = Op(
 )
 
 OPS = (BLOCK_SPARSE_ATTENTION,)
+
+# x: [..., K]; weight: [N, K]; bias: [N]; residual, out: [..., N]
+_LINEAR = (("x", "T"), ("weight", "T"), ("bias", "T"))
+LINEAR = Op(name="Linear", inputs=_LINEAR, outputs=(("out", "T"),), attributes=())
+LINEAR_GELU = Op(name="LinearGelu", inputs=_LINEAR, outputs=(("out", "T"),), attributes=())
+LINEAR_ADD = Op(name="LinearAdd", inputs=(*_LINEAR, ("residual", "T")), outputs=(("out", "T"),), attributes=())
+
+# qkv: [slabs, window rows, window columns, 128, 3 * heads * 128]; gains: [heads * 128]
+# table: [slabs, window rows, window columns, 128, 1, 64, 2]; q, k, v: a third of qkv each
+NORM_ROTATE = Op(
+    name="NormRotate",
+    inputs=(("qkv", "T"), ("gain_q", "float"), ("gain_k", "float"), ("table", "float")),
+    outputs=(("q", "T"), ("k", "T"), ("v", "T")),
+    attributes=(),
+)
+
+# q, out: [slabs, window rows, window columns, 128, heads * 128]; gain: [heads * 128]; k, v: [n * 128, heads * 128]
+PROMPT_ATTENTION = Op(
+    name="PromptAttention",
+    inputs=(("q", "T"), ("gain", "float"), ("k", "T"), ("v", "T")),
+    outputs=(("out", "T"),),
+    attributes=("heads",),
+)
+
+FUSED_OPS = (LINEAR, LINEAR_GELU, LINEAR_ADD, NORM_ROTATE, PROMPT_ATTENTION)

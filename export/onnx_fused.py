@@ -1,0 +1,91 @@
+"""Function bodies of the fused ops (plugins_trt.spec) in standard ONNX ops: what a runtime without kernels runs.
+
+The decorated functions are onnxscript: they are parsed, never called.
+"""
+
+from __future__ import annotations
+
+import onnx
+from onnxscript import opset20 as op
+from onnxscript import script, values
+
+from flashvsr_trt.plugins_trt.spec import DOMAIN, OPSET
+
+_domain = values.Opset(DOMAIN, OPSET)
+
+
+@script(_domain, default_opset=op)
+def Linear(x, weight, bias):
+    """x [..., K], weight [N, K], bias [N] to [..., N]."""
+    columns = op.Shape(weight, start=1, end=2)
+    rows = op.Reshape(x, op.Concat(op.Constant(value_ints=[-1]), columns, axis=0))
+    product = op.Gemm(rows, weight, bias, transB=1)
+    out = op.Reshape(product, op.Concat(op.Shape(x, start=0, end=-1), op.Shape(bias), axis=0))
+    return out
+
+
+@script(_domain, default_opset=op)
+def LinearGelu(x, weight, bias):
+    """GELU, tanh form, of Linear."""
+    out = op.Gelu(Linear(x, weight, bias), approximate="tanh")
+    return out
+
+
+@script(_domain, default_opset=op)
+def LinearAdd(x, weight, bias, residual):
+    """residual + Linear."""
+    out = op.Add(residual, Linear(x, weight, bias))
+    return out
+
+
+@script(_domain, default_opset=op)
+def Normalised(x, gain):
+    """float32 x / sqrt(mean(x^2) + 1e-6) * gain over the last axis."""
+    wide = op.Cast(x, to=1)
+    mean = op.ReduceMean(op.Mul(wide, wide), [-1], keepdims=1)
+    root = op.Sqrt(op.Add(mean, op.Constant(value_float=1e-6)))
+    out = op.Mul(op.Div(wide, root), gain)
+    return out
+
+
+@script(_domain, default_opset=op)
+def Rotated(x, gain, table):
+    """Normalised x [..., heads*128], its pairs turned by table [..., 1, 64, 2], in x's type."""
+    pairs = op.Constant(value_ints=[-1, 64, 2])
+    heads = op.Reshape(Normalised(x, gain), op.Concat(op.Shape(x, start=0, end=-1), pairs, axis=0))
+    even, odd = op.Split(heads, axis=-1, num_outputs=2)
+    cos, sin = op.Split(table, axis=-1, num_outputs=2)
+    first = op.Sub(op.Mul(even, cos), op.Mul(odd, sin))
+    second = op.Add(op.Mul(even, sin), op.Mul(odd, cos))
+    out = op.CastLike(op.Reshape(op.Concat(first, second, axis=-1), op.Shape(x)), x)
+    return out
+
+
+@script(_domain, default_opset=op)
+def NormRotate(qkv, gain_q, gain_k, table):
+    """q, k, v of qkv [..., 3*heads*128]."""
+    q_in, k_in, v = op.Split(qkv, axis=-1, num_outputs=3)
+    q = Rotated(q_in, gain_q, table)
+    k = Rotated(k_in, gain_k, table)
+    return q, k, v
+
+
+@script(_domain, default_opset=op)
+def PromptAttention(q, gain, k, v, heads: int):
+    """q [..., heads*128] to all keys and values [tokens, heads*128]; softmax in float32."""
+    count = op.Unsqueeze(op.Constant(value_int=heads), [0])
+    split = op.Concat(op.Constant(value_ints=[-1]), count, op.Constant(value_ints=[128]), axis=0)
+    scale = op.CastLike(op.Constant(value_float=0.08838834764831845), q)  # 1/sqrt(128)
+    queries = op.Mul(op.Reshape(op.CastLike(Normalised(q, gain), q), split), scale)
+    keys = op.Transpose(op.Reshape(k, split), perm=[1, 2, 0])  # [heads, 128, tokens]
+    scores = op.MatMul(op.Transpose(queries, perm=[1, 0, 2]), keys)
+    weights = op.CastLike(op.Softmax(op.Cast(scores, to=1), axis=-1), q)
+    gathered = op.MatMul(weights, op.Transpose(op.Reshape(v, split), perm=[1, 0, 2]))  # [heads, queries, 128]
+    out = op.Reshape(op.Transpose(gathered, perm=[1, 0, 2]), op.Shape(q))
+    return out
+
+
+def functions() -> list[onnx.FunctionProto]:
+    """The bodies, to be appended to a model that uses one of them; helpers first."""
+    made = (Linear, LinearGelu, LinearAdd, Normalised, Rotated, NormRotate, PromptAttention)
+    return [function.to_function_proto() for function in made]

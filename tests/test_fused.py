@@ -1,0 +1,161 @@
+"""The fused ops: their function bodies through ONNX Runtime against numpy in double, and a DiT built of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import bundles
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import TensorProto, helper
+from test_export import written
+
+from flashvsr_trt.configs.errors import UsageError
+from flashvsr_trt.export import bundle as bundle_module
+from flashvsr_trt.export import onnx_ops
+from flashvsr_trt.export.dit import Dit
+from flashvsr_trt.export.fused import FUSED, PLAIN, for_prompt
+from flashvsr_trt.export.seeded import random_weights
+from flashvsr_trt.export.to_onnx import Step
+from flashvsr_trt.export.validate import random_inputs, validate
+from flashvsr_trt.plugins_trt import spec
+
+TYPES = {"T": TensorProto.FLOAT16, "float": TensorProto.FLOAT}
+HEADS, DIM = 2, 256
+TOLERANCE = 4e-3  # float16 inputs and results of order one; sums in ONNX Runtime's float32
+
+
+def run(op: spec.Op, feed: dict[str, np.ndarray], **attributes: int) -> list[np.ndarray]:
+    """One node of the domain with its body, on the CPU."""
+    inputs = [helper.make_tensor_value_info(name, TYPES[kind], feed[name].shape) for name, kind in op.inputs]
+    anything = [None] * feed[op.inputs[0][0]].ndim
+    outputs = [helper.make_tensor_value_info(name, TYPES[kind], anything) for name, kind in op.outputs]
+    node = helper.make_node(
+        op.name, [i.name for i in inputs], [o.name for o in outputs], domain=spec.DOMAIN, **attributes
+    )
+    model = helper.make_model(
+        helper.make_graph([node], "op", inputs, outputs),
+        functions=onnx_ops.functions({op.name}),
+        opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid(spec.DOMAIN, spec.OPSET)],
+        ir_version=10,
+    )
+    onnx.checker.check_model(model)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, feed)
+
+
+def numbers(*shape: int, seed: int, dtype: type = np.float16) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def root_mean_square(x: np.ndarray) -> np.ndarray:
+    return np.sqrt((x**2).mean(axis=-1, keepdims=True) + 1e-6)
+
+
+@pytest.mark.parametrize("op", [spec.LINEAR, spec.LINEAR_GELU, spec.LINEAR_ADD], ids=lambda op: op.name)
+def test_linear(op):
+    feed = {"x": numbers(2, 3, 64, seed=1), "weight": numbers(48, 64, seed=2) / 8, "bias": numbers(48, seed=3)}
+    if op is spec.LINEAR_ADD:
+        feed["residual"] = numbers(2, 3, 48, seed=4)
+    wide = {name: value.astype(np.float64) for name, value in feed.items()}
+    expected = wide["x"] @ wide["weight"].T + wide["bias"]
+    if op is spec.LINEAR_GELU:
+        expected *= 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (expected + 0.044715 * expected**3)))
+    expected += wide.get("residual", 0)
+    (out,) = run(op, feed)
+    assert out.dtype == np.float16
+    np.testing.assert_allclose(out, expected, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+def test_norm_rotate():
+    shape = (1, 2, 1, 128)
+    angles = np.random.default_rng(5).uniform(-3, 3, (*shape, 1, 64))
+    feed = {
+        "qkv": numbers(*shape, 3 * DIM, seed=6) * 3,
+        "gain_q": numbers(DIM, seed=7, dtype=np.float32),
+        "gain_k": numbers(DIM, seed=8, dtype=np.float32),
+        "table": np.stack([np.cos(angles), np.sin(angles)], axis=-1).astype(np.float32),
+    }
+    got = run(spec.NORM_ROTATE, feed)
+    parts = np.split(feed["qkv"].astype(np.float64), 3, axis=-1)
+    for part, gain, out in zip(parts, ("gain_q", "gain_k"), got, strict=False):
+        heads = (part / root_mean_square(part) * feed[gain]).reshape(*shape, HEADS, 64, 2)
+        turned = (heads[..., 0] + 1j * heads[..., 1]) * np.exp(1j * angles)
+        expected = np.stack([turned.real, turned.imag], axis=-1).reshape(part.shape)
+        np.testing.assert_allclose(out, expected, atol=TOLERANCE, rtol=TOLERANCE)
+    np.testing.assert_array_equal(got[2], parts[2])
+
+
+def test_prompt_attention():
+    feed = {
+        "q": numbers(1, 1, 1, 128, DIM, seed=9) * 2,
+        "gain": numbers(DIM, seed=10, dtype=np.float32),
+        "k": numbers(128, DIM, seed=11),
+        "v": numbers(128, DIM, seed=12),
+    }
+    (out,) = run(spec.PROMPT_ATTENTION, feed, heads=HEADS)
+    q = feed["q"].astype(np.float64).reshape(128, DIM)
+    q = (q / root_mean_square(q) * feed["gain"]).reshape(128, HEADS, 128)
+    k, v = (feed[name].astype(np.float64).reshape(128, HEADS, 128) for name in "kv")
+    scores = np.exp(np.einsum("qhd,khd->hqk", q, k) / np.sqrt(128))
+    expected = np.einsum("hqk,khd->qhd", scores / scores.sum(axis=-1, keepdims=True), v)
+    np.testing.assert_allclose(out.reshape(expected.shape), expected, atol=TOLERANCE)
+
+
+# --- a DiT of them
+
+
+@pytest.fixture(scope="module")
+def weights():
+    """A prompt of a whole window of keys, which the fused attention takes."""
+    return random_weights(replace(bundles.TINY, prompt_tokens=128), 0)
+
+
+def step(weights, name: str, dtype: torch.dtype) -> Step:
+    module = Dit.of(weights.dit, weights.prompt, dtype=dtype, ops=FUSED)
+    graph = bundle_module.graphs(weights.sizes, causal=True)[name]
+    return Step(graph=graph, module=module, file="w.bin")
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
+def test_graph_of_fused_ops(weights, tmp_path, precision, dtype):
+    made = step(weights, "dit", dtype)
+    path = written(made, tmp_path, precision)
+    assert validate(made, path, precision).checked == (precision == "fp16")
+    model = onnx.load(path, load_external_data=False)
+    kinds = [node.op_type for node in model.graph.node if node.domain == spec.DOMAIN]
+    assert kinds == [
+        "Linear", "NormRotate", "BlockSparseAttention", "LinearAdd", "Linear", "PromptAttention", "LinearAdd",
+        "LinearGelu", "LinearAdd",
+    ]  # fmt: skip
+    norms = [node for node in model.graph.node if node.op_type == "LayerNormalization"]
+    assert len(norms) == 4
+    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+    assert initializers[norms[0].input[1]].data_type == getattr(
+        TensorProto, {"fp16": "FLOAT16"}.get(precision, "BFLOAT16")
+    )
+
+
+def test_fused_is_plain(weights):
+    graph = bundle_module.graphs(weights.sizes, causal=True)["dit"]
+    inputs = random_inputs(graph, "fp32", {"H": 128, "W": 256, "ring": 4, "slabs": 3, "T": 8}, seed=3)
+    results = [Dit.of(weights.dit, weights.prompt, ops=ops)(*inputs) for ops in (PLAIN, FUSED)]
+    for plain, fused in zip(*results, strict=True):
+        torch.testing.assert_close(fused, plain, atol=2e-5, rtol=2e-5)  # sums in another order
+
+
+def test_prompts_of_other_lengths_are_attended_to_plainly():
+    assert for_prompt(FUSED, 512) is FUSED
+    assert for_prompt(FUSED, 8).by_head
+    assert for_prompt(FUSED, 8).linear is FUSED.linear
+    assert for_prompt(PLAIN, 512) is PLAIN
+
+
+def test_not_in_float32():
+    with pytest.raises(UsageError, match="fp32"):
+        bundle_module.Options(precision="fp32", fused=True)

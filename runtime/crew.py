@@ -12,7 +12,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
-from flashvsr_trt.configs.errors import Cancelled, FlashVSRError, UsageError
+from flashvsr_trt.configs.errors import BackendUnavailable, Cancelled, FlashVSRError, UsageError
 from flashvsr_trt.runtime import console
 from flashvsr_trt.runtime.backends.base import Backend
 from flashvsr_trt.runtime.identity import Described
@@ -161,6 +161,8 @@ class Crew:
         """
         try:
             while not cancel.is_set():
+                if not self._workers:
+                    raise BackendUnavailable("all devices of --devices have failed", todo="run the same command again")
                 for worker in self._workers:
                     if worker.task is None and (task := tasks.next()) is not None:
                         worker.task = task
@@ -193,14 +195,15 @@ class Crew:
 
     def _ended(self, worker: Worker, message: Done | Failed | None, tasks: Tasks) -> None:
         """A worker has ended its task, or itself (None)."""
+        if worker not in self._workers:
+            return  # it was told to end
         task, worker.task = worker.task, None
         if isinstance(message, Done):
             tasks.done(task, message.result)  # type: ignore[arg-type]
             return
         error = worker.death() if message is None else message.error()
-        if message is None:
-            self._workers.remove(worker)
-        if task is not None and not tasks.failed(task, error, alive=message is not None) and message is not None:
+        goes_on = task is None or tasks.failed(task, error, alive=message is not None)
+        if message is None or not goes_on:
             self._workers.remove(worker)
             worker.send(END)
         if not self._workers:
@@ -216,7 +219,7 @@ class Crew:
                 _say(worker, message)
             elif isinstance(message, Seen):
                 worker.send(GO)
-            elif message is None:
+            elif message is None and worker in self._workers:
                 self._workers.remove(worker)
             elif isinstance(message, Done):
                 tasks.done(worker.task, message.result)  # type: ignore[arg-type]

@@ -53,6 +53,15 @@ def wait_for_part(process):
         time.sleep(0.05)
 
 
+def is_there(group):
+    """Whether a process of that group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def left():
     return sorted(path.name for path in Path.cwd().iterdir())
 
@@ -110,6 +119,35 @@ def test_a_stopped_run_is_taken_up(signals):
     code, _, err = finish(process)
     assert (code, "run in.mp4 --lossless -s 2 --segment 0.8 -o out.mkv --resume" in err) == (130, True), err
     code, _, err = finish(start(*flags, "-o", "out.mkv", "--resume"))
+    assert (code, "going on at frame" in err) == (0, True), err
+    pairs = zip(frames_of(Path("out.mkv")), frames_of(Path("whole.mkv")), strict=True)
+    assert all(
+        a.pts == b.pts and np.array_equal(a.to_ndarray(format="rgb24"), b.to_ndarray(format="rgb24")) for a, b in pairs
+    )
+    assert left() == ["in.mp4", "out.mkv", "whole.mkv"]
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_stopped_run_on_two_devices_is_taken_up(signals):
+    """A stop reaches the worker processes, which outlive nobody; the frames are those of one device."""
+    clip(200)  # the test pictures begin again after 50: four scenes
+    flags = ("run", "in.mp4", "--lossless", "-s", 2, "--segment", 2)
+    assert finish(start(*flags, "-o", "whole.mkv", "--threads", 1))[0] == 0
+    process = start(*flags, "-o", "out.mkv", "--devices", "cpu,cpu", "--threads", 2, start_new_session=True)
+    deadline = time.monotonic() + PATIENCE_S
+    while not [*Path(".out.mkv.flashvsr").glob("part-*/state.json")]:
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for _ in range(signals):
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all processes of the job
+        time.sleep(0.05)
+    code, _, err = finish(process)
+    assert (code, "--devices cpu,cpu --threads 2 --resume" in err) == (130, True), err
+    while is_there(process.pid):  # a worker that is ending
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    code, _, err = finish(start(*flags, "-o", "out.mkv", "--devices", "cpu,cpu", "--threads", 2, "--resume"))
     assert (code, "going on at frame" in err) == (0, True), err
     pairs = zip(frames_of(Path("out.mkv")), frames_of(Path("whole.mkv")), strict=True)
     assert all(

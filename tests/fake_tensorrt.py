@@ -125,7 +125,8 @@ class Engine_:
         return [chosen.min, chosen.opt, chosen.max]
 
     def create_runtime_config(self):
-        return Config()
+        self.module.config = Config()
+        return self.module.config
 
     def create_execution_context(self, config):
         if self.module.fail == "context":
@@ -136,7 +137,7 @@ class Engine_:
 
 
 class Config:
-    strategy = None
+    strategy = cuda_graph_strategy = None
 
     def set_execution_context_allocation_strategy(self, strategy):
         self.strategy = strategy
@@ -171,6 +172,7 @@ class Module:
 
     def __init__(self):
         self.fail, self.said, self.spoil = "", "", ("", "")
+        self.engine_host_code_allowed = False
         self.registry = Registry()
         self.sets = {}
 
@@ -190,7 +192,8 @@ class Module:
         if self.fail == "deserialize":
             self.log.take("ERROR", self.said)
             return None
-        assert self.registry.creator is not None, "the plug-in must be known before a plan is loaded"
+        known = self.registry.creator is not None or self.engine_host_code_allowed
+        assert known, "the plug-in must be known before a plan is loaded"
         path = Path(bytes(data).decode())
         session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         return Engine_(self, path.stem, session, RANGES[path.stem])

@@ -63,9 +63,43 @@ for variant, bits in (("long", 8), ("tiny", 16)):
     for index, (a, b) in enumerate(zip(ours, theirs)):
         assert a.dtype == b.dtype and np.array_equal(a, b), (variant, index)
     assert set(trt.seconds) >= {"lq_proj", "dit", "dit_first", "tc_decoder"}
+    assert trt._scratch is None  # given back with the last graph
 print("same", EVENTS["profile"])
+from flashvsr_trt.configs.cache import cache_root
+print(sorted(path.name.split(".")[-2] for path in (cache_root() / "runtime").iterdir() if path.name.startswith("tmp")))
 """
-    assert run(body, seeded_bundle_fp16).startswith("same")
+    said = run(body, seeded_bundle_fp16).splitlines()
+    assert said[0].startswith("same")
+    # What TensorRT compiled for this GPU is on disk, by graph.
+    assert {"dit", "dit_first", "lq_proj", "lq_proj_first", "post_adain8", "post_adain16", "tc_decoder"} == {
+        name.strip(" '") for name in said[1].strip("[]").split(",")
+    }
+
+
+def test_options_of_a_context(run, seeded_bundle_fp16):
+    """CUDA graphs where they are asked for; a useless runtime cache is replaced; a plan with the plug-in inside may run
+    its code, and the one in Python is not registered beside it."""
+    body = """
+from dataclasses import replace
+from flashvsr_trt.configs.cache import cache_root
+made = engine_set(bundle, load_tier(8))
+graph = bundle.manifest.graphs["post_none8"]
+for asked in (False, True):
+    fake = flavour()
+    loaded = module.TensorRt(made, fake, load_tier(8), cuda_graphs=asked).load(bundle.graph_path("post_none8"), graph)
+    print(fake.module.config.cuda_graph_strategy)
+    del loaded
+(path,) = (cache_root() / "runtime").glob(made.folder.name + ".post_none8.bin")
+path.write_bytes(b"of another version")
+loaded = module.TensorRt(made, fake, load_tier(8)).load(bundle.graph_path("post_none8"), graph)
+del loaded
+print(path.read_bytes())
+fake = flavour()
+inside = replace(made, key=replace(made.key, flags={**made.key.flags, "plugin_library": "abc"}))
+module.TensorRt(inside, fake, load_tier(8)).load(bundle.graph_path("post_none8"), graph)
+print(fake.module.registry.creator, fake.module.engine_host_code_allowed)
+"""
+    assert run(body, seeded_bundle_fp16).splitlines() == ["None", "1", "b'cache'", "None True"]
 
 
 def test_failures_carry_tensorrts_words(run, seeded_bundle_fp16):

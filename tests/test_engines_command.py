@@ -7,7 +7,7 @@ import shutil
 import pytest
 from engine_sets import fake, key, needs_rtx
 
-from flashvsr_trt.configs.errors import BackendUnavailable, UsageError
+from flashvsr_trt.configs.errors import BackendUnavailable, BundleError, UsageError
 from flashvsr_trt.engines import store
 
 
@@ -48,4 +48,14 @@ def test_command_line_builds(cache, seeded_bundle_fp16):
     verify = CliRunner().invoke(engines, ["verify", *arguments[1:]])
     assert isinstance(verify.exception, BackendUnavailable)  # no GPU: the files are checked, and that is said
     assert "the files are whole" in str(verify.exception)
+    assert not store.all_sets()[0].refused  # the lack of a GPU is not the engines' fault
+    plan = built.path("tc_decoder")
+    data = bytearray(plan.read_bytes())
+    data[len(data) // 2] ^= 1
+    plan.write_bytes(data)
+    verify = CliRunner().invoke(engines, ["verify", *arguments[1:]])
+    assert isinstance(verify.exception, BundleError)
+    assert "verify has refused it: " in CliRunner().invoke(engines, ["list"]).output
+    verify = CliRunner().invoke(engines, ["verify", *arguments[1:]])
+    assert "verify has refused it" in str(verify.exception)
     shutil.rmtree(built.folder)

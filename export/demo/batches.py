@@ -27,42 +27,40 @@ class Batch:
         return self.noise, self.lq, self.truth
 
 
-def make(maker: ClipMaker, stage: Stage, degraded: float) -> Batch:
-    """The next batch of `maker`; `degraded` is the share of degraded clips."""
+def make(maker: ClipMaker, number: int, stage: Stage, degraded: float) -> Batch:
+    """Batch `number` of `maker`; `degraded` is the share of degraded clips."""
     latents = sum(stage.steps)
-    clips = maker.make(stage.batch, 4 * latents + 1, degraded=degraded)
+    clips = maker.make(number, stage.batch, 4 * latents + 1, degraded=degraded)
     shape = (stage.batch, latents, LATENT_CHANNELS, stage.side // CELL, stage.side // CELL)
     noise = torch.randn(shape, generator=maker.generator, device=maker.device)
     return Batch(noise=noise, lq=clips.lq, truth=clips.truth[:, :-LOOK_AHEAD])
 
 
 class Ahead:
-    """Batches in the order of `source`, each made one `take` before it is needed; on CUDA on a stream of its own.
+    """Numbered batches of `source`, each made ahead of its need; on CUDA on a stream of its own.
 
-    Call `start` once the work on the batch taken last is under way, so that the device does both at a time. A
-    batch not started is made when it is taken.
+    Call `start` once the work on the batch taken last is under way, so that the device does both at a time.
     """
 
-    def __init__(self, source: Callable[[], Batch], device: torch.device) -> None:
+    def __init__(self, source: Callable[[int], Batch], device: torch.device) -> None:
         self._source = source
-        self._next: Batch | None = None
+        self._made: dict[int, Batch] = {}
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._earlier: torch.cuda.Event | None = None
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream())  # for the images
 
-    def start(self) -> None:
+    def start(self, number: int) -> None:
         if self._stream is None:
-            self._next = self._source()
+            self._made[number] = self._source(number)
             return
         with torch.cuda.stream(self._stream):
-            self._next = self._source()
+            self._made[number] = self._source(number)
 
-    def take(self) -> Batch:
-        if self._next is None:
-            self.start()
-        batch, self._next = self._next, None
-        assert batch is not None
+    def take(self, number: int) -> Batch:
+        if number not in self._made:
+            self.start(number)
+        batch = self._made.pop(number)
         if self._stream is not None:
             self._hand_over(batch, self._stream)
         return batch

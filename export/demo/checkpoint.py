@@ -1,4 +1,4 @@
-"""Files of the demo model: its weights as shipped, and the state of a training that can go on."""
+"""Files of the demo model: its weights, and the state of a training that can go on."""
 
 from __future__ import annotations
 
@@ -9,36 +9,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.torch import load_file, save_file
 
 from flashvsr_trt.configs.errors import WeightsError
-
-NETWORKS = ("dit", "lq", "tc")
-CONTEXT = "context"
+from flashvsr_trt.export.demo.networks import NAMES, Networks
 
 
-def save_weights(path: Path, official: Mapping[str, Mapping[str, Tensor]], context: Tensor) -> None:
-    """The three checkpoints and the prompt's embedding as one fp16 safetensors file, names `dit.<official>` ..."""
-    tensors = {f"{net}.{name}": value for net in NETWORKS for name, value in official[net].items()}
-    tensors[CONTEXT] = context
+def save_weights(path: Path, networks: Networks) -> None:
+    """All tensors as one fp16 safetensors file, under names such as `dit.head.weight`."""
+    tensors = {f"{network}.{name}": value for network in NAMES for name, value in networks[network].items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({k: v.detach().to("cpu", torch.float16).contiguous() for k, v in tensors.items()}, path)
 
 
-def load_weights(path: Path) -> tuple[dict[str, dict[str, Tensor]], Tensor]:
-    """What `save_weights` wrote, in fp32: ({`dit`, `lq`, `tc`} each under official names, prompt's embedding)."""
+def load_weights(path: Path) -> Networks:
+    """What `save_weights` wrote, in fp32."""
     if not path.is_file():
         raise WeightsError(f"no file {path}", expected="the demo model's weights")
-    official: dict[str, dict[str, Tensor]] = {net: {} for net in NETWORKS}
-    with safe_open(path, framework="pt") as file:
-        for key in file.keys():  # noqa: SIM118  (not a mapping)
-            net, _, name = key.partition(".")
-            if net != CONTEXT:
-                official[net][name] = file.get_tensor(key).float()
-        context = file.get_tensor(CONTEXT).float()
-    return official, context
+    networks: dict[str, dict[str, torch.Tensor]] = {name: {} for name in NAMES}
+    for key, value in load_file(path).items():
+        network, _, name = key.partition(".")
+        if network not in networks:
+            raise WeightsError(f"{path} has a tensor {key}", expected=" or ".join(f"{n}.…" for n in NAMES))
+        networks[network][name] = value.float()
+    return networks
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,9 +28,9 @@ class Clips:
 
 
 class ClipMaker:
-    """Random clips of `height` x `width` from `images` (name to uint8 [H, W, 3]), from one seeded stream.
+    """Random clips of `height` x `width` from `images` (name to uint8 [H, W, 3]).
 
-    `state_dict` and `load_state_dict` carry the random state, so that a resumed training goes on exactly.
+    Batches are numbered, and each is drawn from the seed and its number alone, so a training goes on anywhere.
     """
 
     def __init__(
@@ -42,11 +41,8 @@ class ClipMaker:
         seed: int,
         device: torch.device,
     ) -> None:
-        self.size, self.device = size, device
+        self.size, self.seed, self.device = size, seed, device
         self.patch = 2 * max(size)
-        self.generator = torch.Generator(device).manual_seed(seed)
-        self.choices = torch.Generator().manual_seed(seed)
-        self.host = np.random.default_rng(seed)
         self.levels = [_pyramid(torch.from_numpy(image.copy()).to(device), min(size)) for image in images.values()]
         # The square root of the area: larger pictures hold more, but not in proportion.
         weights = np.array(
@@ -54,8 +50,12 @@ class ClipMaker:
         )
         self.weights = weights / weights.sum()
 
-    def make(self, batch: int, frames: int, *, degraded: float) -> Clips:
-        """`degraded` is the share of clips with more than plain bicubic reduction."""
+    def make(self, number: int, batch: int, frames: int, *, degraded: float) -> Clips:
+        """Batch `number`; `degraded` is the share of clips with more than plain bicubic reduction."""
+        self.host = np.random.default_rng((self.seed, number))
+        seed = int(self.host.integers(2**62))
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.choices = torch.Generator().manual_seed(seed)
         patches = torch.stack([self._patch() for _ in range(batch)])
         truth = render(patches, random_cameras(batch, self.generator, self.device), frames, self.size)
         truth = round8(self._in_front(truth, patches))
@@ -105,18 +105,6 @@ class ClipMaker:
         later = (torch.arange(frames, device=self.device) >= frames // 2)[:, None, None, None]
         alpha = torch.where(cut, later.float(), alpha)
         return truth.index_copy(0, index, torch.lerp(truth[index], seen[:, :, :3], alpha))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "device": self.generator.get_state(),
-            "choices": self.choices.get_state(),
-            "host": self.host.bit_generator.state,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.generator.set_state(state["device"].cpu())
-        self.choices.set_state(state["choices"].cpu())
-        self.host.bit_generator.state = state["host"]
 
 
 def _pyramid(image: Tensor, smallest: int) -> list[Tensor]:

@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/demo/eval"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    upscale = torch_upscale(DemoModel(*load_weights(args.weights)))
+    upscale = torch_upscale(DemoModel(load_weights(args.weights)))
     images = load(args.images, "test")
     sets = {}
     for degraded in (False, True):

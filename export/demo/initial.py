@@ -23,6 +23,7 @@ from torch import Tensor
 
 from flashvsr_trt.configs.contract import LATENT_CHANNELS
 from flashvsr_trt.export.demo.config import TEXT_TOKENS, ModelSizes
+from flashvsr_trt.export.demo.networks import Networks, of_official
 from flashvsr_trt.export.layouts import TC_CONDITION, DitSizes, Shapes, TcSizes
 
 State = dict[str, Tensor]
@@ -49,8 +50,15 @@ NEEDED = (ABOVE_Y + 1, *LEVELS[1:])
 ONE_2, ONE_3 = 6, 3  # the constant's channel in levels 2 and 3
 
 
-def weights(sizes: ModelSizes, seed: int) -> tuple[dict[str, State], Tensor]:
-    """The checkpoints `dit`, `lq`, `tc`, and the prompt's embedding [1, TEXT_TOKENS, text width]."""
+def networks(sizes: ModelSizes, seed: int) -> Networks:
+    """The networks to start a training with."""
+    state, prompt = official(sizes, seed)
+    return of_official(state["lq"], state["dit"], state["tc"], prompt)
+
+
+def official(sizes: ModelSizes, seed: int) -> tuple[dict[str, State], Tensor]:
+    """As checkpoints `dit`, `lq`, `tc` in the official layout, and the prompt's embedding [1, TEXT_TOKENS, text
+    width]."""
     generator = torch.Generator().manual_seed(seed)
     context = torch.randn(1, TEXT_TOKENS, sizes.dit.text, generator=generator)
     state = {name: _random(shapes, generator) for name, shapes in sizes.shapes().items()}

@@ -7,7 +7,7 @@ to streaming step by step, up to rounding.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -17,14 +17,13 @@ from torch import Tensor, nn
 from flashvsr_trt.configs import schedule
 from flashvsr_trt.configs.contract import FIRST_LATENTS, HEAD_DIM, ROPE_PAIRS, STEP_LATENTS, TOKENS_PER_WINDOW
 from flashvsr_trt.configs.schedule import LOOK_AHEAD, Parameters, cached_slabs
-from flashvsr_trt.export import dit_weights, lq_proj, tc_decoder
+from flashvsr_trt.export import lq_proj, tc_decoder
 from flashvsr_trt.export.attention import block_mask
-from flashvsr_trt.export.demo.config import ModelSizes
-from flashvsr_trt.export.dit import Dit
-from flashvsr_trt.export.layouts import LQ_FEATURES, TC_STAGES, LqSizes, State, TcSizes
+from flashvsr_trt.export.demo import networks as nets
+from flashvsr_trt.export.demo.networks import NAMES, Networks
+from flashvsr_trt.export.layouts import LQ_FEATURES, TC_STAGES
 from flashvsr_trt.export.lq_proj import LqProj
 from flashvsr_trt.export.tc_decoder import MemBlock, TcDecoder, TGrow
-from flashvsr_trt.export.trainable import Trainable, assigned
 
 PARAMETERS = Parameters()  # what a run uses by default
 
@@ -135,35 +134,23 @@ def rotary(positions: Tensor, pairs: int) -> Tensor:
 
 
 class DemoModel(nn.Module):
-    """Noise and LQ clips to high-resolution clips. Parameters in the official layouts, as three checkpoints.
+    """Noise and LQ clips to high-resolution clips. The prompt's keys and values are no parameters: they stay.
 
     Args:
-        official: `dit`, `lq`, `tc`, each the tensors of one checkpoint under its official names.
-        context: the prompt's embedding [1, tokens, text width].
+        networks: copied.
     """
 
-    def __init__(self, official: Mapping[str, State], context: Tensor, *, local_range: int = 11) -> None:
+    def __init__(self, networks: Networks) -> None:
         super().__init__()
-        self.context: Tensor
-        self.register_buffer("context", context)
-        dit_step = Dit.of(official["dit"], context, folded=False, local_range=local_range, attend=attend_clips)
-        with torch.device("meta"):
-            lq_step = LqProjClips(LqSizes.of(official["lq"]), causal=True)
-            tc_step = TcDecoderClips(TcSizes.of(official["tc"]))
-        assigned(lq_step, lq_proj.prepare(official["lq"], causal=True, dtype=torch.float32))
-        assigned(tc_step, tc_decoder.prepare(official["tc"]))
-        self.dit = Trainable(
-            official["dit"], dit_step, lambda state: dit_weights.prepare(state, self.context, folded=False)
-        )
-        self.lq = Trainable(
-            official["lq"], lq_step, lambda state: lq_proj.prepare(state, causal=True, dtype=torch.float32)
-        )
-        self.tc = Trainable(official["tc"], tc_step, tc_decoder.prepare)
-        self.layers, self.dim = len(dit_step.blocks), dit_step.head.in_features
+        own = {name: {key: value.float().clone() for key, value in networks[name].items()} for name in NAMES}
+        self.lq_proj = nets.lq_proj(own["lq_proj"], LqProjClips)
+        self.dit = nets.dit(own["dit"], attend=attend_clips)
+        self.tc_decoder = nets.tc_decoder(own["tc_decoder"], TcDecoderClips)
+        self.requires_grad_(True)
 
-    def official(self) -> dict[str, dict[str, Tensor]]:
-        """The three checkpoints, detached."""
-        return {name: {k: v.detach() for k, v in getattr(self, name).tensors().items()} for name in ("dit", "lq", "tc")}
+    def networks(self) -> dict[str, dict[str, Tensor]]:
+        """The tensors, detached."""
+        return {name: {k: v.detach() for k, v in getattr(self, name).state_dict().items()} for name in NAMES}
 
     def forward(self, noise: Tensor, lq: Tensor, steps: Sequence[int] = (FIRST_LATENTS, STEP_LATENTS)) -> Tensor:
         """One stream per clip.
@@ -175,8 +162,8 @@ class DemoModel(nn.Module):
 
         Returns: fp32 frames [B, 4 L - 3, 3, H, W] in [-1, 1], before any colour fix.
         """
-        latents = self.latents(noise, self.lq(lq), steps)
-        return self.tc(latents, lq[:, : lq.shape[1] - LOOK_AHEAD])
+        latents = self.latents(noise, self.lq_proj(lq), steps)
+        return self.tc_decoder(latents, lq[:, : lq.shape[1] - LOOK_AHEAD])
 
     def latents(self, noise: Tensor, tokens: Tensor, steps: Sequence[int]) -> Tensor:
         """The DiT over a stream: fp32 [B, L, 16, H/8, W/8]."""
@@ -187,8 +174,8 @@ class DemoModel(nn.Module):
         )
         # Filled on the device: a copy from the host could not be recorded in a CUDA graph.
         kept = torch.full((), schedule.topk(16 * height, 16 * width, PARAMETERS.sparse_ratio), device=device)
-        empty = tokens.new_zeros(batch, 0, height // 8, width // 8, TOKENS_PER_WINDOW, self.dim)
-        caches = [empty] * (2 * self.layers)
+        empty = tokens.new_zeros(batch, 0, height // 8, width // 8, TOKENS_PER_WINDOW, tokens.shape[-1])
+        caches = [empty] * (2 * len(self.dit.blocks))
         slabs = torch.zeros(0, dtype=torch.int64, device=device)
         out, begin = [], 0
         for frames in steps:
@@ -215,7 +202,3 @@ def _keep(cache: Tensor, new: Tensor) -> Tensor:
     """The slabs that the next step attends to, beside its own."""
     slabs = torch.cat([cache, new], dim=1)
     return slabs[:, slabs.shape[1] - cached_slabs(slabs.shape[1], PARAMETERS.kv_ratio) :]
-
-
-def parameter_count(sizes: ModelSizes) -> int:
-    return sum(int(torch.Size(shape).numel()) for shapes in sizes.shapes().values() for shape in shapes.values())

@@ -2,12 +2,12 @@
 
 The bundle holds all that an export needs: its graphs' initializers are the step modules' tensors. They are read
 back, put into the modules and exported anew, e.g. after a change of the graphs, without the training's weights.
+`--weights FILE` writes them as a training's weights instead, to go on from with `train --start FILE`.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +16,12 @@ import torch
 from torch import Tensor
 
 from flashvsr_trt.configs import manifest as manifests
-from flashvsr_trt.configs.contract import Graph, graphs
 from flashvsr_trt.configs.errors import BundleError
 from flashvsr_trt.configs.manifest import Manifest
-from flashvsr_trt.export.attention import block_sparse_attention
-from flashvsr_trt.export.bundle import Content, Options, post_steps, steps_of, write_bundle
-from flashvsr_trt.export.demo.ship import FOLDER
-from flashvsr_trt.export.dit import Dit
-from flashvsr_trt.export.layouts import DitSizes, LqSizes
-from flashvsr_trt.export.lq_proj import LqProj
-from flashvsr_trt.export.tc_decoder import TcDecoder
-from flashvsr_trt.export.to_onnx import Step
-from flashvsr_trt.export.trainable import assigned
+from flashvsr_trt.export.bundle import Options
+from flashvsr_trt.export.demo.checkpoint import save_weights
+from flashvsr_trt.export.demo.networks import Networks
+from flashvsr_trt.export.demo.ship import FOLDER, VERSION, write
 
 PREFIX = "module."  # of the names that the exporter gives to a module's tensors
 # The exporter stores a weight that enters its graph rearranged under a name of its own. These are the modules'
@@ -49,16 +43,10 @@ def reexport(folder: Path, out: Path, *, overwrite: bool = False, check: bool = 
     """Writes the bundle of `folder` anew to `out`: the same bytes, if the exporter is the one that wrote it.
 
     Raises:
-        BundleError: `folder` is not a bundle like the demo model's: v1.1, fp32 over fp16, folded, no Wan VAE.
+        BundleError: see `stored`.
         FlashVSRError: see export.bundle.write_bundle.
     """
-    manifest = manifests.load(folder, verify="hash")
-    if (manifest.model_version, manifest.precision, manifest.decoders) != ("v1.1", "fp32", ("tc_decoder",)):
-        raise BundleError(
-            f"{folder} is {manifest.model_version} in {manifest.precision} with {', '.join(manifest.decoders)}",
-            expected="v1.1 in fp32 with tc_decoder, as demo.ship writes it",
-            todo="export it from its weights",
-        )
+    networks, manifest = stored(folder)
     options = Options(
         precision=manifest.precision,
         storage="fp16",
@@ -69,54 +57,46 @@ def reexport(folder: Path, out: Path, *, overwrite: bool = False, check: bool = 
         meaningful=manifest.meaningful,
         sources=manifest.weights,
     )
-    contract = graphs(manifest.sizes, causal=manifest.causal)
-    content = Content(
-        version=manifest.model_version,
-        sizes=manifest.sizes,
-        contract=contract,
-        networks=_networks(folder, manifest, contract),
-    )
-    return write_bundle(content, out, options, overwrite=overwrite, report=print)
+    return write(networks, out, options, overwrite=overwrite)
 
 
-def _networks(folder: Path, manifest: Manifest, contract: dict[str, Graph]) -> Iterator[list[Step]]:
-    yield steps_of(lq_proj(folder, manifest), "lq_proj.bin", ("lq_proj_first", "lq_proj"), contract)
-    yield steps_of(dit(folder, manifest), "dit.bin", ("dit_first", "dit"), contract)
-    yield steps_of(TcDecoder.of(_stored(folder, "tc_decoder")), "tc_decoder.bin", ("tc_decoder",), contract)
-    yield post_steps(contract)
+def stored(folder: Path) -> tuple[Networks, Manifest]:
+    """The networks in a bundle, in fp32.
+
+    Raises:
+        BundleError: `folder` is not a bundle like the demo model's: v1.1, fp32 over fp16, folded, no Wan VAE.
+    """
+    manifest = manifests.load(folder, verify="hash")
+    if (manifest.model_version, manifest.precision, manifest.decoders) != (VERSION, "fp32", ("tc_decoder",)):
+        raise BundleError(
+            f"{folder} is {manifest.model_version} in {manifest.precision} with {', '.join(manifest.decoders)}",
+            expected=f"{VERSION} in fp32 with tc_decoder, as demo.ship writes it",
+            todo="export it from its weights",
+        )
+    networks = {
+        "lq_proj": _lq_proj(folder),
+        "dit": _dit(folder, manifest.sizes.layers),
+        "tc_decoder": _stored(folder, "tc_decoder"),
+    }
+    return networks, manifest
 
 
-def lq_proj(folder: Path, manifest: Manifest) -> LqProj:
-    """The LQ projector with the bundle's weights."""
-    first, second = manifest.sizes.lq_hidden
-    with torch.device("meta"):
-        module = LqProj(LqSizes(hidden=(first, second), dim=manifest.sizes.dim), causal=manifest.causal)
+def _lq_proj(folder: Path) -> dict[str, Tensor]:
     state = _stored(folder, "lq_proj", LQ_REARRANGED)
     for name in LQ_REARRANGED[:2]:
         gain = state[name].reshape(-1)
         state[name] = _without_factor(gain, gain.numel() ** 0.5)
-    return assigned(module, state | {"linear.weight": state["linear.weight"].T.contiguous()})
+    return state | {"linear.weight": state["linear.weight"].T.contiguous()}
 
 
-def dit(folder: Path, manifest: Manifest) -> Dit:
-    """The folded DiT with the bundle's weights."""
-    blocks = [f"blocks.{layer}.{name}" for layer in range(manifest.sizes.layers) for name in BLOCK_REARRANGED]
+def _dit(folder: Path, layers: int) -> dict[str, Tensor]:
+    blocks = [f"blocks.{layer}.{name}" for layer in range(layers) for name in BLOCK_REARRANGED]
     rearranged = ("patch_embedding.weight", *blocks, "head.weight")
     state = _stored(folder, "dit", rearranged)
     for name in rearranged:
         tensor = state[name].squeeze(0)  # the prompt's keys and values have a batch axis in the graph
         state[name] = tensor if name.endswith(".v") else tensor.mT.contiguous()
-    sizes = DitSizes(
-        dim=manifest.sizes.dim,
-        layers=manifest.sizes.layers,
-        ffn=state["blocks.0.ffn_in.bias"].shape[0],
-        text=0,  # this and the next are widths of what is folded away
-        frequencies=0,
-    )
-    tokens = state["blocks.0.cross_attn.k"].shape[1]
-    with torch.device("meta"):
-        module = Dit(sizes, tokens, folded=True, local_range=manifest.local_range, attend=block_sparse_attention)
-    return assigned(module, state)
+    return state
 
 
 def _stored(folder: Path, graph: str, rearranged: tuple[str, ...] = ()) -> dict[str, Tensor]:
@@ -147,10 +127,15 @@ def _without_factor(product: Tensor, factor: float) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path, nargs="?", default=FOLDER)
-    parser.add_argument("--out", type=Path, required=True)
+    result = parser.add_mutually_exclusive_group(required=True)
+    result.add_argument("--out", type=Path)
+    result.add_argument("--weights", type=Path)
     parser.add_argument("--overwrite", action="store_true")
     arguments = parser.parse_args()
-    reexport(arguments.bundle, arguments.out, overwrite=arguments.overwrite)
+    if arguments.weights:
+        save_weights(arguments.weights, stored(arguments.bundle)[0])
+    else:
+        reexport(arguments.bundle, arguments.out, overwrite=arguments.overwrite)
 
 
 if __name__ == "__main__":

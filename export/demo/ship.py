@@ -6,28 +6,27 @@ fp32 graphs, for a CPU runs them fastest, over weights stored in fp16.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
+from flashvsr_trt.configs.contract import Graph, graphs
 from flashvsr_trt.configs.manifest import Manifest, sha256_of
 from flashvsr_trt.configs.schedule import Parameters
-from flashvsr_trt.export.bundle import Options, export_bundle
+from flashvsr_trt.export.bundle import Content, Options, post_steps, steps_of, write_bundle
+from flashvsr_trt.export.demo import networks as nets
 from flashvsr_trt.export.demo.checkpoint import load_weights
-from flashvsr_trt.export.weights import Weights
+from flashvsr_trt.export.demo.networks import Networks
+from flashvsr_trt.export.lq_proj import LqProj
+from flashvsr_trt.export.tc_decoder import TcDecoder
+from flashvsr_trt.export.to_onnx import Step
 
 ABOUT = "a small model trained on 104 photographs and drawings; not the official weights"
+VERSION = "v1.1"
 FOLDER = Path(__file__).parents[2] / "runtime" / "demo"  # of a checkout: what the package will contain
 
 
 def ship(trained: Path, out: Path) -> Manifest:
     """Exports what `train` wrote to the bundle `out`, replacing one that is there."""
-    official, context = load_weights(trained)
-    weights = Weights(
-        version="v1.1",
-        dit=official["dit"],
-        lq_proj=official["lq"],
-        tc_decoder=official["tc"],
-        prompt=context,
-    )
     options = Options(
         precision="fp32",
         storage="fp16",
@@ -36,7 +35,28 @@ def ship(trained: Path, out: Path) -> Manifest:
         about=ABOUT,
         sources={trained.name: sha256_of(trained)},
     )
-    return export_bundle(weights, out, options, overwrite=True, report=print)
+    return write(load_weights(trained), out, options, overwrite=True)
+
+
+def write(networks: Networks, out: Path, options: Options, *, overwrite: bool) -> Manifest:
+    """The networks, rounded to fp16 already, as a bundle.
+
+    Raises:
+        FlashVSRError: see export.bundle.write_bundle.
+    """
+    sizes = nets.sizes(networks)
+    contract = graphs(sizes, causal=True)
+    steps = _steps(networks, options.local_range, contract)
+    content = Content(version=VERSION, sizes=sizes, contract=contract, networks=steps)
+    return write_bundle(content, out, options, overwrite=overwrite, report=print)
+
+
+def _steps(networks: Networks, local_range: int, contract: dict[str, Graph]) -> Iterator[list[Step]]:
+    projector = nets.lq_proj(networks["lq_proj"], LqProj)
+    yield steps_of(projector, "lq_proj.bin", ("lq_proj_first", "lq_proj"), contract)
+    yield steps_of(nets.dit(networks["dit"], local_range=local_range), "dit.bin", ("dit_first", "dit"), contract)
+    yield steps_of(nets.tc_decoder(networks["tc_decoder"], TcDecoder), "tc_decoder.bin", ("tc_decoder",), contract)
+    yield post_steps(contract)
 
 
 def main() -> None:

@@ -75,7 +75,7 @@ def _report(trainer: Trainer, validation: Validation, losses: list[Tensor]) -> N
 
 def _save(trainer: Trainer, validation: Validation, out: Path) -> None:
     checkpoint.save_state(out / "state.pt", trainer.state_dict())
-    checkpoint.save_weights(out / "weights.safetensors", trainer.average.official(), trainer.average.context)
+    checkpoint.save_weights(out / "weights.safetensors", trainer.average.networks())
     checkpoint.write_curve(out / "curve.json", trainer.settings, trainer.curve)
     validation.picture(trainer.average, out / "sample.png", trainer.autocast)
 
@@ -93,7 +93,7 @@ def main() -> None:
         trainer.load_state_dict(checkpoint.load_state(args.out / "state.pt", device))
         print(f"resumed at iteration {trainer.iteration}, {trainer.progress():.0%}", flush=True)
     if args.compile:
-        for name in ("tc", "lq"):
+        for name in ("tc_decoder", "lq_proj"):
             getattr(trainer.model, name).compile(dynamic=False)
     validation = Validation(load(args.images, "validation"), 256, device)
     left = args.seconds - SAVING - (time.monotonic() - begin)

@@ -18,14 +18,13 @@ from flashvsr_trt.export.demo.config import Stage, Training
 from flashvsr_trt.export.demo.graphed import Gradients, GraphError, graphed
 from flashvsr_trt.export.demo.loss import loss
 from flashvsr_trt.export.demo.model import DemoModel
+from flashvsr_trt.export.demo.networks import Networks
 from flashvsr_trt.export.pixels import to_unit
-
-Start = tuple[Mapping[str, Mapping[str, Tensor]], Tensor]
 
 
 class Trainer:
     """Args:
-    start: the networks' weights and the prompt's embedding to begin with; by default the structured initial ones.
+    start: the networks to begin with; by default the structured initial ones.
     graph: record each stage's iteration as a CUDA graph; on a CPU it makes no difference.
     clock: seconds, for trainings that are measured in them.
     """
@@ -35,7 +34,7 @@ class Trainer:
         settings: Training,
         images: Mapping[str, np.ndarray],
         device: torch.device,
-        start: Start | None = None,
+        start: Networks | None = None,
         *,
         graph: bool = True,
         clock: Callable[[], float] = time.monotonic,
@@ -43,9 +42,9 @@ class Trainer:
         self.settings, self.device = settings, device
         self.autocast = torch.bfloat16 if device.type == "cuda" else None
         self._graph, self._clock = graph and device.type == "cuda", clock
-        official, context = start or initial.weights(settings.sizes, settings.seed)
-        self.model = DemoModel(official, context).to(device)
-        self.average = DemoModel(official, context).to(device).requires_grad_(False)
+        start = start or initial.networks(settings.sizes, settings.seed)
+        self.model = DemoModel(start).to(device)
+        self.average = DemoModel(start).to(device).requires_grad_(False)
         self.optimiser = optimise.adamw(self.model, settings)
         self.makers = {
             side: ClipMaker(images, (side, side), seed=settings.seed, device=device)
@@ -55,7 +54,6 @@ class Trainer:
         self.seconds = 0.0  # over all calls, from a trainer's making to its last iteration
         self.curve: list[dict[str, Any]] = []
         self._stage: Stage | None = None
-        self._states = self._maker_states()
         self._since = self._clock()
 
     def end_in(self, seconds: float) -> None:
@@ -76,27 +74,24 @@ class Trainer:
         stage = self.settings.stage(self.progress())
         if stage is not self._stage:
             self._enter(stage)
-        batch = self._ahead.take()
+        batch = self._ahead.take(self.iteration)
         value = self._gradients(batch)
         optimise.set_rate(self.optimiser, self.rate())
         self.optimiser.step()
         # The average starts as a plain mean, so that the initial weights do not linger in it.
         keep = min(self.settings.average, (1 + self.iteration) / (10 + self.iteration))
         optimise.follow(self.average, self.model, keep)
-        self._states = self._maker_states()
-        self._ahead.start()
         self.iteration += 1
+        self._ahead.start(self.iteration)
         self._tick()
         return value
 
     def _enter(self, stage: Stage) -> None:
-        """Sets up a stage's data and computation; a batch made for the stage before goes back."""
-        for side, maker in self.makers.items():
-            maker.load_state_dict(self._states[side])
+        """Sets up a stage's data and computation."""
         maker = self.makers[stage.side]
 
-        def source() -> Batch:
-            return batches.make(maker, stage, self.settings.degraded)
+        def source(number: int) -> Batch:
+            return batches.make(maker, number, stage, self.settings.degraded)
 
         def compute(batch: Batch) -> Tensor:
             return self._eager(batch, stage)
@@ -104,11 +99,11 @@ class Trainer:
         self._gradients: Gradients = compute
         if self._graph:
             try:
-                self._gradients = graphed(compute, list(self.model.parameters()), (source(), source()))
+                examples = source(self.iteration), source(self.iteration + 1)
+                self._gradients = graphed(compute, list(self.model.parameters()), examples)
                 print(f"{stage}: CUDA graph recorded and checked", flush=True)
             except GraphError as error:
                 print(f"WARNING: {stage} runs without a CUDA graph, slower: {error}", flush=True)
-            maker.load_state_dict(self._states[stage.side])
         self._stage, self._ahead = stage, Ahead(source, self.device)
 
     def _eager(self, batch: Batch, stage: Stage) -> Tensor:
@@ -130,15 +125,11 @@ class Trainer:
         self.seconds += now - self._since
         self._since = now
 
-    def _maker_states(self) -> dict[int, dict[str, Any]]:
-        return {side: maker.state_dict() for side, maker in self.makers.items()}
-
     def state_dict(self) -> dict[str, Any]:
         return {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "makers": self._states,  # as they were before the batch that is made ahead
             "iteration": self.iteration,
             "seconds": self.seconds,
             "curve": self.curve,
@@ -148,6 +139,5 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self._states, self._stage = dict(state["makers"]), None
         self.iteration, self.seconds = state["iteration"], state["seconds"]
         self.curve = list(state["curve"])

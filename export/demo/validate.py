@@ -30,17 +30,23 @@ class Validation:
             self.sets[name] = []
             for number, (image, pixels) in enumerate(sorted(images.items())):
                 maker = ClipMaker({image: pixels}, (side, side), seed=SEED + number, device=device)
-                self.sets[name].append(maker.make(2, FRAMES, degraded=share))
+                self.sets[name].append(maker.make(0, 2, FRAMES, degraded=share))
         self.device = device
 
     def __call__(self, model: DemoModel, autocast: torch.dtype | None) -> dict[str, float]:
-        """Mean gains, e.g. `clean_psnr` in dB and `clean_ssim`, and `clean_flicker` relative to bicubic's."""
+        """Mean gains, e.g. `clean_psnr` in dB and `clean_ssim`, and `clean_flicker` relative to bicubic's; `still`
+        is the mean change, in 8-bit levels, from frame to frame of a result whose input does not change."""
         out: dict[str, float] = {}
         for name, batches in self.sets.items():
             rows = torch.tensor([self._gain(model, clips, autocast) for clips in batches])
             psnr, ssim, flicker = rows.mean(dim=0).tolist()
             out |= {f"{name}_psnr": psnr, f"{name}_ssim": ssim, f"{name}_flicker": flicker}
-        return out
+        changes = [self._change(model, clips.lq[:1], autocast) for clips in self.sets["clean"]]
+        return out | {"still": sum(changes) / len(changes)}
+
+    def _change(self, model: DemoModel, lq: Tensor, autocast: torch.dtype | None) -> float:
+        result = run(model, lq[:, :1].expand_as(lq), STEPS, autocast)
+        return float(metrics.flicker(result, result[:, :1].expand_as(result)).mean())
 
     def _gain(self, model: DemoModel, clips: Clips, autocast: torch.dtype | None) -> list[float]:
         result = run(model, clips.lq, STEPS, autocast)

@@ -8,6 +8,15 @@ from dataclasses import dataclass
 from flashvsr_trt.configs.contract import HEAD_DIM, TOKENS_PER_WINDOW
 from flashvsr_trt.plugins_trt.kernels.driver import Kernel
 
+STAGES = (  # the kernels, in launch order
+    "window_means",
+    "window_scores",
+    "group_scores",
+    "select_threshold",
+    "list_kept",
+    "select_windows",
+    "block_sparse_attention",
+)
 _ALIGN = 256
 _MEANS_BLOCK = 128  # channels of one program of window_means, see kernels.build
 _SCORES_GROUP = 8  # query windows of one block of group_scores, see csrc/kernels/selection.cu
@@ -99,15 +108,15 @@ def enqueue(
     }
     if not problem.cached_slabs:  # an empty ring may have no address, and a tensor map needs one
         tensors = {**tensors, "k_cache": tensors["k"], "v_cache": tensors["v"]}
-    grids = {  # in launch order
-        "window_means": (problem.q_windows + problem.k_windows, problem.dim // _MEANS_BLOCK, 1),
-        "window_scores": (problem.q_windows, problem.heads, 1),
-        "group_scores": (-(-problem.q_windows // _SCORES_GROUP), problem.heads, 1),
-        "select_threshold": (problem.heads * problem.slabs, 1, 1),
-        "list_kept": (problem.q_windows, problem.heads, 1),
-        "select_windows": (problem.heads * problem.slabs, 1, 1),
-        "block_sparse_attention": (problem.heads, problem.q_windows, 1),
-    }
-    for name, grid in grids.items():
+    grids = (
+        (problem.q_windows + problem.k_windows, problem.dim // _MEANS_BLOCK, 1),
+        (problem.q_windows, problem.heads, 1),
+        (-(-problem.q_windows // _SCORES_GROUP), problem.heads, 1),
+        (problem.heads * problem.slabs, 1, 1),
+        (problem.q_windows, problem.heads, 1),
+        (problem.heads * problem.slabs, 1, 1),
+        (problem.heads, problem.q_windows, 1),
+    )
+    for name, grid in zip(STAGES, grids, strict=True):
         if name in kernels:
             kernels[name].launch(grid, stream, **tensors, **scratch, **sizes)

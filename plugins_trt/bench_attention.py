@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flashvsr_trt.configs import schedule
-from flashvsr_trt.plugins_trt.attention_op import Problem, enqueue, workspace
+from flashvsr_trt.plugins_trt.attention_op import STAGES, Problem, enqueue, workspace
 from flashvsr_trt.plugins_trt.kernels.driver import IMPLEMENTATIONS, Driver, Kernel, load_kernels
 
 SETS = 3  # of 260 MB each at 768x1408: more than the second-level cache
@@ -29,6 +29,7 @@ def measure(
     """Milliseconds of one layer in the steady state (1 query slab, 3 cached), medians."""
     import torch
 
+    kernels = {name: kernel for name, kernel in kernels.items() if name in STAGES}
     problem = Problem(slabs=1, cached_slabs=3, rows=height // 128, columns=width // 128, heads=heads, local_range=11)
     shape = (problem.rows, problem.columns, 128, problem.dim)
     dtype = getattr(torch, element)

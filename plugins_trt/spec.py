@@ -9,9 +9,9 @@ TensorRT (limit 3840). Keys and values are the ring slots listed in `slabs`, the
 2. Per head and query slab, P is flattened to n numbers; (i, j) is kept iff P > the (min(topk, n-1)+1)-th largest.
 3. Exact attention over the kept 128x128 blocks, scale 1/sqrt(128); a query window with no kept block gives 0.
 
-The fused ops stand for chains of standard ops whose intermediates need not exist. Only bundles exported for ONNX Runtime
-on CUDA hold them (export option `fused`): TensorRT fuses such chains by itself. Sums, roots and exponentials are in
-float32, results are rounded once.
+The fused ops stand for chains of standard ops whose intermediates need not exist. Only bundles exported for ONNX
+Runtime on CUDA hold them (export option `fused`): TensorRT fuses such chains by itself. Sums, roots and exponentials
+are in float32, results are rounded once.
 
 - `Linear`: x weight^T + bias over the last axis; `LinearGelu`: its GELU, tanh form; `LinearAdd`: plus `residual`.
 - `NormRotate`: q, k, v = thirds of the last axis of qkv; q and k are divided by their root mean square over that axis

@@ -130,6 +130,7 @@ def test_choice_of_kernels(folder):
     entries = json.loads((folder / kernels_build.INDEX).read_text())["kernels"]
     hopper, ampere = (choose(entries, architecture, "float16") for architecture in (90, 80))
     fast = {"window_means", "group_scores", "select_windows", "block_sparse_attention"}
+    fast |= {"norm_rotate", "norm_rows", "list_all"}
     assert set(hopper) == set(ampere) == fast
     assert hopper["block_sparse_attention"]["implementation"] == "cuda"
     assert ampere["block_sparse_attention"]["implementation"] == "triton"
@@ -161,6 +162,6 @@ def test_library_in_sessions_without_cuda(folder, tmp_path, seeded_bundle_fp16):
         return made
 
     cpu = ["CPUExecutionProvider"]
-    ort.InferenceSession(str(seeded_bundle_fp16 / "tc_decoder.onnx"), options(), providers=cpu)  # does not use the op
+    ort.InferenceSession(str(seeded_bundle_fp16 / "tc_decoder.onnx"), options(), providers=cpu)  # uses no op of it
     with pytest.raises(Exception, match="BlockSparseAttention"):
         ort.InferenceSession(str(seeded_bundle_fp16 / "dit.onnx"), options(), providers=cpu)

@@ -153,6 +153,24 @@ CUDA_KERNELS = (
         replaces=("select_threshold", "list_kept"),
     ),
     CudaKernel(
+        source="fused.cu",
+        name="norm_rotate",
+        arguments=_arguments("qkv:*T gain_q:*fp32 gain_k:*fp32 table:*fp32 q:*T k:*T v:*T tokens:i32 dim:i32"),
+        threads=256,
+    ),
+    CudaKernel(
+        source="fused.cu",
+        name="norm_rows",
+        arguments=_arguments("x:*T gain:*fp32 out:*T tokens:i32 dim:i32"),
+        threads=256,
+    ),
+    CudaKernel(
+        source="fused.cu",
+        name="list_all",
+        arguments=_arguments("lists:*i32 counts:*i32 order:*i32 ticket:*i32 k_windows:i32"),
+        threads=32,
+    ),
+    CudaKernel(
         source="attention_sm90.cu",
         name="block_sparse_attention",
         architectures=(90,),

@@ -29,6 +29,7 @@ from flashvsr_trt.plugins_trt.locations import ort_library
 
 LIBRARY = ort_library().name
 SOURCES = Path(__file__).resolve().parent.parent / "csrc" / "attention"
+LIBRARY_SOURCES = ("driver.cpp", "attention.cpp", "fused.cpp", "cublaslt.cpp", "ort_nodes.cpp", "ort_library.cpp")
 _DEFAULT_ORT = ("/usr/include/onnxruntime", "/usr/local/include/onnxruntime", "/usr/include/onnxruntime/core/session")
 
 
@@ -47,9 +48,17 @@ def spec_header() -> str:
         f'inline constexpr const char* kAttention = "{op.name}";',
         f"inline constexpr const char* kInputs[] = {{{names}}};",
         f"inline constexpr bool kInputIsInt64[] = {{{integers}}};",
+        "struct Op { const char *name, *inputs, *outputs; };  // a letter a tensor: T, float or int64",
+        *(f"inline constexpr Op k{op.name}{{{_letters(op)}}};" for op in (*spec.OPS, *spec.FUSED_OPS)),
         "}  // namespace flashvsr::spec",
     )
     return "\n".join(lines) + "\n"
+
+
+def _letters(op: spec.Op) -> str:
+    """Name, input types and output types as C++ strings."""
+    kinds = ("".join(kind[0] for _, kind in tensors) for tensors in (op.inputs, op.outputs))
+    return ", ".join(f'"{text}"' for text in (op.name, *kinds))
 
 
 def table(entries: list[dict[str, Any]], symbols: dict[str, str]) -> str:
@@ -173,7 +182,7 @@ def build(kernels: Path) -> Path | None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         generated = generate(kernels, folder)
-        sources = [SOURCES / file for file in ("driver.cpp", "attention.cpp", "ort_library.cpp")]
+        sources = [SOURCES / file for file in LIBRARY_SOURCES]
         includes = [f"-I{place}" for place in (SOURCES, folder, ort_headers(), cuda_headers())]
         options = ["-std=c++17", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
         # The C and C++ runtime libraries of an older machine must do: the C++ one goes inside.

@@ -131,7 +131,9 @@ def _chosen(bundle: str | None, backend: Backend, flags: dict[str, Any]) -> Path
         return bundle
     if bundle:
         raise UsageError("--random-weights with --bundle", expected="one of them")
-    return random_bundle(flags["random_weights"], flags["precision"] or ("fp16" if backend.asynchronous else "fp32"))
+    precision = flags["precision"] or ("fp16" if backend.asynchronous else "fp32")
+    fused = backend.name == "onnxruntime-cuda" and precision != "fp32"
+    return random_bundle(flags["random_weights"], precision, fused=fused)
 
 
 def _run(

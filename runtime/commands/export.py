@@ -61,6 +61,7 @@ SOURCE, RESULT = "Weights", "Bundle"
 )
 @option(RESULT, "--local-range", type=click.IntRange(1), default=11, show_default=True, help="9 is sharper.")
 @option(RESULT, "--no-fold", is_flag=True, help="Keep modulation and gates as operations, for comparison.")
+@option(RESULT, "--fused", is_flag=True, help="For ONNX Runtime on CUDA: whole chains as nodes that have kernels.")
 @option(RESULT, "--no-check", is_flag=True, help="Do not compare the graphs with the torch modules.")
 @console.options
 def export(output: Path, overwrite: bool, **flags: Any) -> None:
@@ -92,6 +93,7 @@ def _source(flags: dict[str, Any]) -> tuple[Weights, Options]:
         "precision": flags["precision"],
         "local_range": flags["local_range"],
         "fold": not flags["no_fold"],
+        "fused": flags["fused"],
         "check": not flags["no_check"],
         "storage": "fp16" if flags["half_storage"] else None,
     }

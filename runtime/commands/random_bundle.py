@@ -16,13 +16,15 @@ SIZES = ("real", "small")
 _PACKAGES = ("configs", "plugins_trt", "export")  # whose code decides what an export writes
 
 
-def random_bundle(size: str, precision: str) -> Path:
+def random_bundle(size: str, precision: str, *, fused: bool = False) -> Path:
     """The folder of the bundle of that network size and precision, seed 0; exported if this code has not yet.
+
+    `fused`: with the ops that ONNX Runtime on CUDA has kernels for.
 
     Raises:
         UsageError: there is none, and torch, which an export needs, is not installed.
     """
-    folder = cache_root() / "bundles" / f"random-{size}-{precision}-{_identity()}"
+    folder = cache_root() / "bundles" / f"random-{size}-{precision}{'-fused' if fused else ''}-{_identity()}"
     try:
         manifests.load(folder)
         return folder
@@ -39,7 +41,7 @@ def random_bundle(size: str, precision: str) -> Path:
     began = time.monotonic()
     console.say("bundle", f"random weights, {size} size, {precision}, to {folder}")
     about = f"random weights, seed 0, {size} size: the picture content means nothing"
-    options = Options(precision=precision, model="seeded", about=about, meaningful=False, check=False)
+    options = Options(precision=precision, fused=fused, model="seeded", about=about, meaningful=False, check=False)
     export_bundle(random_weights(CONFIGS[size], 0), folder, options, overwrite=True)
     console.say("bundle", f"made in {time.monotonic() - began:.0f} s; kept for the next time")
     return folder

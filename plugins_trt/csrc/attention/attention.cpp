@@ -119,8 +119,10 @@ CUtensorMap tile_map(std::uint64_t pointer, std::uint64_t dim, Element element) 
   return map;
 }
 
-// The embedded architecture for a device: the same major version, the highest minor that is not above; 0: none.
-int pick(int capability) {
+}  // namespace
+
+// The same major version, the highest minor that is not above.
+int embedded_architecture(int capability) {
   int best = 0;
   for (int i = 0; i < kEmbeddedKernelCount; ++i) {
     const int architecture = kEmbeddedKernels[i].architecture;
@@ -129,7 +131,10 @@ int pick(int capability) {
   return best;
 }
 
-}  // namespace
+bool is_attention_stage(const char* name) {
+  return std::any_of(std::begin(kStages), std::end(kStages),
+                     [name](const char* stage) { return std::strcmp(stage, name) == 0; });
+}
 
 int Problem::dim() const { return heads * spec::kHeadDim; }
 
@@ -139,7 +144,7 @@ std::size_t workspace_bytes(const Problem& problem) {
   return end;
 }
 
-bool can_serve(int compute_capability) { return pick(compute_capability) != 0; }
+bool can_serve(int compute_capability) { return embedded_architecture(compute_capability) != 0; }
 
 Attention::Attention(int device, Element element) : context_(device), element_(element) {
   multiprocessors_ = context_.attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
@@ -173,7 +178,7 @@ std::shared_ptr<const Attention> Attention::shared(int device, Element element) 
 
 void Attention::load() {
   const Driver& driver = Driver::get();
-  const int capability = context_.compute_capability(), architecture = pick(capability);
+  const int capability = context_.compute_capability(), architecture = embedded_architecture(capability);
   if (architecture == 0) {
     throw std::runtime_error("no embedded kernel fits a GPU of compute capability " + std::to_string(capability / 10) +
                              "." + std::to_string(capability % 10));
@@ -183,6 +188,7 @@ void Attention::load() {
     const EmbeddedKernel& entry = kEmbeddedKernels[i];
     const bool typed = std::strcmp(entry.element, "float32") != 0;
     if (entry.architecture != architecture || (typed && std::strcmp(entry.element, element) != 0)) continue;
+    if (!is_attention_stage(entry.name)) continue;
     Kernel kernel{find(kStages, std::size(kStages), entry.name, "kernel"), nullptr, entry.threads, entry.shared_bytes,
                   entry.scratch_pointers, entry.persistent, {}};
     for (int a = 0; a < entry.argument_count; ++a) {
@@ -210,6 +216,22 @@ void Attention::enqueue(const Problem& problem, const Tensors& tensors, void* wo
   const Values values = values_of(problem, tensors, workspace);
   const Context::Current current(context_);
   for (const Kernel& kernel : kernels_) launch(kernel, values.data(), stream);
+}
+
+void Attention::enqueue_whole(const Whole& sizes, const WholeTensors& tensors, CUstream stream) const {
+  Values values{};
+  const std::pair<int, const void*> pointers[] = {
+      {kQ, tensors.q},         {kK, tensors.k},           {kV, tensors.v},         {kKCache, tensors.k},
+      {kVCache, tensors.v},    {kOut, tensors.out},       {kLists, tensors.lists}, {kCounts, tensors.counts},
+      {kOrder, tensors.order}, {kTicket, tensors.ticket},
+  };
+  for (const auto& [value, pointer] : pointers) values[value] = reinterpret_cast<std::uint64_t>(pointer);
+  const std::pair<int, int> numbers[] = {{kQWindows, sizes.q_windows}, {kKWindows, sizes.k_windows},
+                                         {kWin, sizes.k_windows},      {kDim, sizes.heads * spec::kHeadDim},
+                                         {kItems, sizes.items()}};
+  for (const auto& [value, number] : numbers) values[value] = static_cast<std::uint64_t>(number);
+  const Context::Current current(context_);
+  launch(kernels_.back(), values.data(), stream);
 }
 
 void Attention::launch(const Kernel& kernel, const std::uint64_t* given, CUstream stream) const {

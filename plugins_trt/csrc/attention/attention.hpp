@@ -32,6 +32,26 @@ struct Tensors {
 // Bytes of device memory that a call works in, 256-byte aligned.
 std::size_t workspace_bytes(const Problem& problem);
 
+// The embedded architecture for a device of that compute capability, e.g. 90; 0: none.
+int embedded_architecture(int compute_capability);
+
+// Whether a kernel of that name is part of BlockSparseAttention.
+bool is_attention_stage(const char* name);
+
+// Attention of all query windows to all key windows.
+struct Whole {
+  int heads, q_windows, k_windows;
+
+  int items() const { return heads * q_windows; }
+};
+
+// Device addresses of a whole attention; `lists`, `counts`, `order` and `ticket` are filled by the kernel list_all.
+struct WholeTensors {
+  const void *q, *k, *v;
+  void* out;
+  const void *lists, *counts, *order, *ticket;
+};
+
 // Whether the embedded kernels run on a device of that compute capability, e.g. 90.
 bool can_serve(int compute_capability);
 
@@ -48,6 +68,9 @@ class Attention {
 
   // Launches selection and attention on `stream`, in the device's primary context. Allocates nothing.
   void enqueue(const Problem& problem, const Tensors& tensors, void* workspace, CUstream stream) const;
+
+  // The attention's last stage alone, over given lists.
+  void enqueue_whole(const Whole& sizes, const WholeTensors& tensors, CUstream stream) const;
 
  private:
   struct Argument {

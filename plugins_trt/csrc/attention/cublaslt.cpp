@@ -1,0 +1,172 @@
+#include "cublaslt.hpp"
+
+#include <dlfcn.h>
+
+#include <stdexcept>
+#include <string>
+
+namespace flashvsr {
+
+namespace {
+
+// cublasLt.h is in no package that the rest needs: its types are opaque, and these are its numbers.
+constexpr int kFloat32 = 0, kFloat16 = 2, kBFloat16 = 14;  // cudaDataType
+constexpr int kComputeFloat32 = 68;                        // cublasComputeType_t
+enum Attribute { kTransposeA = 3, kEpilogue = 7, kBiasPointer = 8 };
+constexpr int kTransposed = 1;  // cublasOperation_t
+constexpr int kEpilogueBias = 4, kEpilogueGeluBias = 36;
+constexpr int kMaxWorkspace = 1;  // cublasLtMatmulPreferenceAttributes_t
+
+struct Heuristic {  // cublasLtMatmulHeuristicResult_t
+  std::uint64_t algorithm[8];
+  std::size_t workspace;
+  int status;
+  float waves;
+  int reserved[4];
+};
+
+struct Library {
+  int (*create)(void**);
+  int (*operation_create)(void**, int compute, int scale);
+  int (*operation_set)(void*, int, const void*, std::size_t);
+  int (*operation_destroy)(void*);
+  int (*layout_create)(void**, int type, std::uint64_t rows, std::uint64_t columns, std::int64_t leading);
+  int (*layout_destroy)(void*);
+  int (*preference_create)(void**);
+  int (*preference_set)(void*, int, const void*, std::size_t);
+  int (*preference_destroy)(void*);
+  int (*heuristic)(void*, void*, void*, void*, void*, void*, void*, int, Heuristic*, int*);
+  int (*matmul)(void*, void*, const void*, const void*, void*, const void*, void*, const void*, const void*, void*,
+                void*, void*, const std::uint64_t*, void*, std::size_t, CUstream);
+  bool whole = false;
+};
+
+template <class Function>
+bool bind(void* library, const char* name, Function& function) {
+  function = reinterpret_cast<Function>(dlsym(library, name));
+  return function != nullptr;
+}
+
+Library load() {
+  Library found{};
+  void* library = nullptr;
+  // First the one that is there already: two versions side by side would each take memory for themselves.
+  for (int mode : {RTLD_NOW | RTLD_NOLOAD, RTLD_NOW}) {
+    for (const char* name : {"libcublasLt.so.13", "libcublasLt.so.12"}) {
+      if (library == nullptr) library = dlopen(name, mode);
+    }
+  }
+  found.whole = library != nullptr && bind(library, "cublasLtCreate", found.create) &&
+                bind(library, "cublasLtMatmulDescCreate", found.operation_create) &&
+                bind(library, "cublasLtMatmulDescSetAttribute", found.operation_set) &&
+                bind(library, "cublasLtMatmulDescDestroy", found.operation_destroy) &&
+                bind(library, "cublasLtMatrixLayoutCreate", found.layout_create) &&
+                bind(library, "cublasLtMatrixLayoutDestroy", found.layout_destroy) &&
+                bind(library, "cublasLtMatmulPreferenceCreate", found.preference_create) &&
+                bind(library, "cublasLtMatmulPreferenceSetAttribute", found.preference_set) &&
+                bind(library, "cublasLtMatmulPreferenceDestroy", found.preference_destroy) &&
+                bind(library, "cublasLtMatmulAlgoGetHeuristic", found.heuristic) &&
+                bind(library, "cublasLtMatmul", found.matmul);
+  return found;
+}
+
+const Library& library() {
+  static const Library loaded = load();
+  return loaded;
+}
+
+void check(int status, const char* what) {
+  if (status != 0) throw std::runtime_error(std::string(what) + " failed with status " + std::to_string(status));
+}
+
+// A handle belongs to a device: one for all layers there, kept to the end of the process.
+void* handle_of(int device) {
+  static std::mutex mutex;
+  static std::map<int, void*> handles;
+  const std::lock_guard<std::mutex> lock(mutex);
+  void*& handle = handles[device];
+  if (handle == nullptr) {
+    const Context context(device);
+    const Context::Current current(context);
+    check(library().create(&handle), "cublasLtCreate");
+  }
+  return handle;
+}
+
+int type_of(Element element) { return element == Element::kFloat16 ? kFloat16 : kBFloat16; }
+
+}  // namespace
+
+bool Linear::available() { return library().whole; }
+
+Linear::Linear(int device, Element element, Epilogue epilogue)
+    : element_(element), epilogue_(epilogue), handle_(handle_of(device)) {}
+
+Linear::~Linear() {
+  const Library& lt = library();
+  for (auto& [rows, plan] : plans_) {
+    if (plan.operation != nullptr) lt.operation_destroy(plan.operation);
+    for (void* layout : {plan.weight, plan.x, plan.out}) {
+      if (layout != nullptr) lt.layout_destroy(layout);
+    }
+  }
+}
+
+// Column by column, as cuBLAS sees it: out^T [columns, rows] = weight [columns, inner] x^T [inner, rows].
+void Linear::make(Plan& plan, const Product& product) const {
+  const Library& lt = library();
+  const int type = type_of(element_), epilogue = epilogue_ == Epilogue::kGelu ? kEpilogueGeluBias : kEpilogueBias;
+  check(lt.operation_create(&plan.operation, kComputeFloat32, kFloat32), "cublasLtMatmulDescCreate");
+  check(lt.operation_set(plan.operation, kTransposeA, &kTransposed, sizeof(kTransposed)), "transposition");
+  check(lt.operation_set(plan.operation, kEpilogue, &epilogue, sizeof(epilogue)), "epilogue");
+  check(lt.operation_set(plan.operation, kBiasPointer, &product.bias, sizeof(product.bias)), "bias");
+  check(lt.layout_create(&plan.weight, type, product.inner, product.columns, product.inner), "layout of the weight");
+  check(lt.layout_create(&plan.x, type, product.inner, product.rows, product.inner), "layout of x");
+  check(lt.layout_create(&plan.out, type, product.columns, product.rows, product.columns), "layout of the result");
+  void* preference = nullptr;
+  check(lt.preference_create(&preference), "cublasLtMatmulPreferenceCreate");
+  const std::size_t workspace = kWorkspace;
+  Heuristic best{};
+  int count = 0;
+  int status = lt.preference_set(preference, kMaxWorkspace, &workspace, sizeof(workspace));
+  if (status == 0) {
+    status = lt.heuristic(handle_, plan.operation, plan.weight, plan.x, plan.out, plan.out, preference, 1,
+                          &best, &count);
+  }
+  lt.preference_destroy(preference);
+  check(status, "cublasLtMatmulAlgoGetHeuristic");
+  if (count == 0) throw std::runtime_error("cuBLASLt has no kernel for this product");
+  for (int i = 0; i < 8; ++i) plan.algorithm.data[i] = best.algorithm[i];
+}
+
+Linear::Plan& Linear::plan(const Product& product) {
+  const auto found = plans_.find(product.rows);
+  if (found != plans_.end()) return found->second;
+  Plan& made = plans_[product.rows];
+  try {
+    make(made, product);
+  } catch (...) {
+    if (made.operation != nullptr) library().operation_destroy(made.operation);
+    for (void* layout : {made.weight, made.x, made.out}) {
+      if (layout != nullptr) library().layout_destroy(layout);
+    }
+    plans_.erase(product.rows);
+    throw;
+  }
+  return made;
+}
+
+void Linear::enqueue(const Product& product, void* workspace, CUstream stream) {
+  const Library& lt = library();
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const Plan& plan = this->plan(product);
+  check(lt.operation_set(plan.operation, kBiasPointer, &product.bias, sizeof(product.bias)), "bias");
+  const bool adds = epilogue_ == Epilogue::kAdd;
+  const float one = 1.0f, share = adds ? 1.0f : 0.0f;
+  check(lt.matmul(handle_, plan.operation, &one, product.weight, plan.weight, product.x, plan.x, &share,
+                  adds ? product.residual : product.out, plan.out, product.out, plan.out, plan.algorithm.data,
+                  workspace, kWorkspace, stream),
+        "cublasLtMatmul");
+}
+
+}  // namespace flashvsr

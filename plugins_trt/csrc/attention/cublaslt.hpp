@@ -1,0 +1,59 @@
+// Matrix products with bias, GELU and residual in one kernel, by the cuBLASLt that ONNX Runtime itself runs on.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <mutex>
+
+#include "attention.hpp"
+
+namespace flashvsr {
+
+enum class Epilogue { kBias, kGelu, kAdd };
+
+// x [rows, inner] weight[columns, inner]^T + bias [columns], GELU of it, or plus residual [rows, columns]. Row-major.
+struct Product {
+  const void *x, *weight, *bias, *residual;  // residual: only with kAdd
+  void* out;
+  std::int64_t rows, columns, inner;
+};
+
+// One layer: its plans by number of rows. Thread-safe. Errors are std::runtime_error.
+class Linear {
+ public:
+  // Bytes of device memory that a call works in.
+  static constexpr std::size_t kWorkspace = 32u << 20;
+
+  // Whether a cuBLASLt is in this process or on the loader's path.
+  static bool available();
+
+  Linear(int device, Element element, Epilogue epilogue);
+  ~Linear();
+  Linear(const Linear&) = delete;
+  Linear& operator=(const Linear&) = delete;
+
+  void enqueue(const Product& product, void* workspace, CUstream stream);
+
+ private:
+  struct Algorithm {
+    std::uint64_t data[8];
+  };
+  struct Plan {
+    void *operation = nullptr, *weight = nullptr, *x = nullptr, *out = nullptr;
+    Algorithm algorithm{};
+  };
+
+  Plan& plan(const Product& product);
+  void make(Plan& plan, const Product& product) const;
+
+  Element element_;
+  Epilogue epilogue_;
+  void* handle_;
+  std::mutex mutex_;
+  std::map<std::int64_t, Plan> plans_;
+};
+
+}  // namespace flashvsr

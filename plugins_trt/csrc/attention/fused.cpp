@@ -1,0 +1,76 @@
+#include "fused.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <mutex>
+#include <stdexcept>
+#include <utility>
+
+#include "embedded.hpp"
+
+namespace flashvsr {
+
+bool is_embedded(const char* name) {
+  return std::any_of(kEmbeddedKernels, kEmbeddedKernels + kEmbeddedKernelCount,
+                     [name](const EmbeddedKernel& entry) { return std::strcmp(entry.name, name) == 0; });
+}
+
+Fused::Fused(int device, Element element) : context_(device) {
+  const Driver& driver = Driver::get();
+  const Context::Current current(context_);
+  const int architecture = embedded_architecture(context_.compute_capability());
+  const char* wanted = element == Element::kFloat16 ? "float16" : "bfloat16";
+  for (int i = 0; i < kEmbeddedKernelCount; ++i) {
+    const EmbeddedKernel& entry = kEmbeddedKernels[i];
+    const bool typed = std::strcmp(entry.element, "float32") != 0;
+    if (entry.architecture != architecture || (typed && std::strcmp(entry.element, wanted) != 0)) continue;
+    if (is_attention_stage(entry.name)) continue;
+    Kernel kernel{nullptr, entry.threads, entry.shared_bytes, 0, 0};
+    for (int a = 0; a < entry.argument_count; ++a) {
+      ++(entry.arguments[a].kind[0] == '*' ? kernel.pointers : kernel.integers);
+    }
+    CUmodule module = nullptr;
+    driver.check(driver.module_load(&module, entry.cubin), "cuModuleLoadData");
+    modules_.push_back(module);
+    driver.check(driver.module_function(&kernel.function, module, entry.symbol), "cuModuleGetFunction");
+    kernels_.emplace(entry.name, kernel);
+  }
+}
+
+Fused::~Fused() {
+  try {
+    const Context::Current current(context_);
+    for (CUmodule module : modules_) Driver::get().module_unload(module);
+  } catch (const std::exception&) {  // the driver is already gone with the process, and the modules with it
+  }
+}
+
+std::shared_ptr<const Fused> Fused::shared(int device, Element element) {
+  static std::mutex mutex;
+  static std::map<std::pair<int, Element>, std::weak_ptr<const Fused>> loaded;
+  const std::lock_guard<std::mutex> lock(mutex);
+  auto& place = loaded[{device, element}];
+  auto fused = place.lock();
+  if (fused == nullptr) place = fused = std::make_shared<const Fused>(device, element);
+  return fused;
+}
+
+void Fused::launch(const std::string& name, unsigned x, unsigned y, const Arguments& arguments, CUstream stream) const {
+  const auto found = kernels_.find(name);
+  if (found == kernels_.end()) throw std::runtime_error("no embedded kernel " + name + " fits this GPU");
+  const Kernel& kernel = found->second;
+  if (arguments.pointers.size() != static_cast<std::size_t>(kernel.pointers) ||
+      arguments.integers.size() != static_cast<std::size_t>(kernel.integers)) {
+    throw std::runtime_error("kernel " + name + " was built with other arguments");
+  }
+  std::vector<void*> parameters;
+  for (const void* const& pointer : arguments.pointers) parameters.push_back(const_cast<const void**>(&pointer));
+  for (const std::int32_t& integer : arguments.integers) parameters.push_back(const_cast<std::int32_t*>(&integer));
+  const Context::Current current(context_);
+  const Driver& driver = Driver::get();
+  driver.check(driver.launch(kernel.function, x, y, 1, kernel.threads, 1, 1, kernel.shared_bytes, stream,
+                             parameters.data(), nullptr),
+               name.c_str());
+}
+
+}  // namespace flashvsr

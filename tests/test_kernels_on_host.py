@@ -1,0 +1,95 @@
+"""CUDA kernels compiled by a C++ compiler and run on the host (tests/fake_cuda/grid.hpp), against numpy in double."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flashvsr_trt.plugins_trt.kernels import build, library
+
+HERE = Path(__file__).parent
+HAS_CUDA_TYPES = library.cuda_headers() is not None and (library.cuda_headers() / "cuda_fp16.h").is_file()
+pytestmark = pytest.mark.skipif(library.compiler() is None or not HAS_CUDA_TYPES, reason="needs g++ and cuda_fp16.h")
+# Half of the last place of each type, and what a root and a product in float32 add to it.
+TOLERANCES = {"float16": 6e-4, "bfloat16": 5e-3}
+
+
+def compiled(source: str, folder: Path) -> ctypes.CDLL:
+    target = folder / f"{source}.so"
+    includes = [f"-I{place}" for place in (build.SOURCES, HERE / "fake_cuda", library.cuda_headers())]
+    options = ["-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", "-w"]
+    subprocess.run(
+        [library.compiler(), *options, *includes, "-o", target, HERE / f"fake_cuda/{source}.cpp"], check=True
+    )
+    return ctypes.CDLL(str(target))
+
+
+def stored(x: np.ndarray, element: str) -> np.ndarray:
+    """As the type's bits; bfloat16 cut off, which for inputs is as good as rounded."""
+    if element == "float16":
+        return x.astype(np.float16)
+    return (x.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+
+
+def wide(x: np.ndarray, element: str) -> np.ndarray:
+    if element == "float16":
+        return x.astype(np.float64)
+    return (x.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+
+
+def pointers(*arrays: np.ndarray) -> list[ctypes.c_void_p]:
+    return [ctypes.c_void_p(array.ctypes.data) for array in arrays]
+
+
+@pytest.fixture(scope="module")
+def fused(tmp_path_factory):
+    return compiled("fused", tmp_path_factory.mktemp("fused"))
+
+
+def normalised(x: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + 1e-6) * gain
+
+
+@pytest.mark.parametrize("element", ["float16", "bfloat16"])
+@pytest.mark.parametrize(("tokens", "dim"), [(11, 1536), (8, 128), (1, 2048)])
+def test_norm_rotate(fused, element, tokens, dim):
+    random = np.random.default_rng(dim)
+    qkv = stored(random.standard_normal((tokens, 3 * dim)) * 3, element)
+    gains = [random.standard_normal(dim).astype(np.float32) for _ in "qk"]
+    angles = random.uniform(-3, 3, (tokens, 64))
+    table = np.ascontiguousarray(np.stack([np.cos(angles), np.sin(angles)], axis=-1), np.float32)
+    results = [np.full((tokens, dim), 0x7FFF, np.uint16).view(qkv.dtype) for _ in "qkv"]
+    arguments = pointers(qkv, *gains, table, *results)
+    getattr(fused, f"run_norm_rotate_{element}")(*arguments, tokens, dim)
+    parts = np.split(wide(qkv, element), 3, axis=-1)
+    for part, gain, result in zip(parts, gains, results, strict=False):
+        heads = normalised(part, gain).reshape(tokens, dim // 128, 64, 2)
+        turned = (heads[..., 0] + 1j * heads[..., 1]) * np.exp(1j * angles)[:, None]
+        expected = np.stack([turned.real, turned.imag], axis=-1).reshape(part.shape)
+        tolerance = TOLERANCES[element]
+        np.testing.assert_allclose(wide(result, element), expected, rtol=tolerance, atol=tolerance)
+    np.testing.assert_array_equal(wide(results[2], element), parts[2])
+
+
+@pytest.mark.parametrize("element", ["float16", "bfloat16"])
+def test_norm_rows(fused, element):
+    random = np.random.default_rng(1)
+    x, gain = stored(random.standard_normal((9, 256)), element), random.standard_normal(256).astype(np.float32)
+    result = np.full_like(x, np.nan) if element == "float16" else np.full_like(x, 0x7FFF)
+    getattr(fused, f"run_norm_rows_{element}")(*pointers(x, gain, result), 9, 256)
+    tolerance = TOLERANCES[element]
+    expected = normalised(wide(x, element), gain)
+    np.testing.assert_allclose(wide(result, element), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_list_all(fused):
+    lists, counts, order, ticket = (np.full(shape, -1, np.int32) for shape in ((6, 4), 6, 6, 1))
+    fused.run_list_all(*pointers(lists, counts, order, ticket), 6, 4)
+    assert (lists == np.arange(4)).all()
+    assert (counts == 4).all()
+    assert sorted(order) == list(range(6))
+    assert ticket[0] == 0

@@ -1,0 +1,49 @@
+"""Which back end a run takes, on a machine without a GPU."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+from engine_sets import fake, key
+
+from flashvsr_trt.configs.errors import BackendUnavailable
+from flashvsr_trt.engines import store
+from flashvsr_trt.runtime.backends.choice import has_engines, open_for
+from flashvsr_trt.runtime.bundle import open_bundle
+
+pytestmark = pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="there is a GPU")
+
+
+@pytest.fixture
+def engines(tmp_path, monkeypatch):
+    """A set of the packaged bundle, for whatever GPU."""
+    monkeypatch.setenv("FLASHVSR_TRT_CACHE", str(tmp_path))
+    digest = open_bundle().manifest.digest()
+    return store.create(key(bundle=digest), fake("dit"), {"bundle": "x", "source": "/b"})
+
+
+def test_engines_of_the_bundle_are_looked_for(engines, seeded_bundle):
+    assert has_engines(open_bundle(), "tiny")
+    assert has_engines(open_bundle(), "long")
+    assert not has_engines(open_bundle(), "full")
+    assert not has_engines(open_bundle(seeded_bundle), "tiny")
+
+
+def test_auto_tells_why_engines_are_not_used(engines, caplog):
+    with caplog.at_level(logging.WARNING, "flashvsr_trt.backends"):
+        assert open_for("auto").name == "onnxruntime-cpu"
+    assert "the engines of this bundle are not used" in caplog.text
+
+
+def test_auto_without_engines_says_nothing(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("FLASHVSR_TRT_CACHE", str(tmp_path))
+    with caplog.at_level(logging.WARNING, "flashvsr_trt.backends"):
+        assert open_for("auto", threads=1).name == "onnxruntime-cpu"
+    assert not caplog.text
+
+
+def test_engines_that_were_asked_for_are_not_replaced(engines):
+    with pytest.raises(BackendUnavailable):
+        open_for("tensorrt")

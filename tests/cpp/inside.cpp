@@ -16,6 +16,7 @@
 #include "pixels.hpp"
 #include "ring.hpp"
 #include "schedule.hpp"
+#include "sha256.hpp"
 #include "yuv444.hpp"
 
 namespace {
@@ -156,6 +157,11 @@ void half(char**) {
   write(out);
 }
 
+void digest(char**) {
+  const Bytes in = read_input();
+  std::cout << sha256(std::string(in.begin(), in.end()));
+}
+
 void philox(char** a) {
   std::uint32_t v[6];
   for (int i = 0; i < 6; ++i) v[i] = static_cast<std::uint32_t>(unsigned_number(a[i]));
@@ -179,6 +185,7 @@ void run(const std::string& what, int count, char** a) {
   if (is("encode", 7)) return encode(a);
   if (is("planar444", 3)) return planar444(a);
   if (is("half", 0)) return half(a);
+  if (is("sha256", 0)) return digest(a);
   if (is("philox", 6)) return philox(a);
   if (is("defaults", 0)) return defaults(a);
   if (is("noise", 5))

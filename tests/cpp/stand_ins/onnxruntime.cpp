@@ -1,0 +1,78 @@
+// The real ONNX Runtime ($STAND_IN_ORT) with a CUDA provider that is its CPU: what libflashvsr asks of the provider is
+// checked, and written to the file that STAND_IN_LOG names.
+#include <dlfcn.h>
+#include <onnxruntime_c_api.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+namespace {
+
+const OrtApi* real;
+OrtApi changed;
+char provider[] = "CUDAExecutionProvider";
+char* providers[] = {provider};
+
+OrtStatus* note(const char* what, const char* value) {
+  std::FILE* file = std::fopen(std::getenv("STAND_IN_LOG"), "a");
+  if (file == nullptr) return real->CreateStatus(ORT_FAIL, "STAND_IN_LOG cannot be written");
+  std::fprintf(file, "%s=%s\n", what, value);
+  std::fclose(file);
+  return nullptr;
+}
+
+void change() {
+  changed = *real;
+  changed.GetAvailableProviders = [](char*** names, int* count) noexcept -> OrtStatus* {
+    *names = providers;
+    *count = 1;
+    return nullptr;
+  };
+  changed.ReleaseAvailableProviders = [](char**, int) noexcept -> OrtStatus* { return nullptr; };
+  changed.CreateCUDAProviderOptions = [](OrtCUDAProviderOptionsV2** out) noexcept -> OrtStatus* {
+    *out = reinterpret_cast<OrtCUDAProviderOptionsV2*>(provider);
+    return nullptr;
+  };
+  changed.ReleaseCUDAProviderOptions = [](OrtCUDAProviderOptionsV2*) noexcept {};
+  changed.UpdateCUDAProviderOptions = [](OrtCUDAProviderOptionsV2*, const char* const* keys, const char* const* values,
+                                         size_t count) noexcept -> OrtStatus* {
+    OrtStatus* status = nullptr;
+    for (size_t i = 0; i < count && status == nullptr; ++i) status = note(keys[i], values[i]);
+    return status;
+  };
+  changed.UpdateCUDAProviderOptionsWithValue = [](OrtCUDAProviderOptionsV2*, const char* key,
+                                                  void* value) noexcept -> OrtStatus* {
+    return note(key, value == reinterpret_cast<void*>(7) ? "the driver's" : "another");
+  };
+  changed.SessionOptionsAppendExecutionProvider_CUDA_V2 = [](OrtSessionOptions* options,
+                                                             const OrtCUDAProviderOptionsV2*) noexcept -> OrtStatus* {
+    if (std::getenv("STAND_IN_FAILS") != nullptr) return real->CreateStatus(ORT_FAIL, "no cuDNN");
+    return real->SetIntraOpNumThreads(options, 1);
+  };
+  changed.RegisterCustomOpsLibrary_V2 = [](OrtSessionOptions*, const char* path) noexcept -> OrtStatus* {
+    return note("ops", path);
+  };
+  changed.AddRunConfigEntry = [](OrtRunOptions*, const char* key, const char* value) noexcept -> OrtStatus* {
+    return note(key, value);
+  };
+  changed.CreateMemoryInfo = [](const char* name, OrtAllocatorType type, int device, OrtMemType memory,
+                                OrtMemoryInfo** out) noexcept -> OrtStatus* {
+    if (std::strcmp(name, "Cuda") != 0) return real->CreateStatus(ORT_FAIL, "the memory is not on the device");
+    return real->CreateMemoryInfo("Cpu", type, device, memory, out);
+  };
+}
+
+}  // namespace
+
+extern "C" const OrtApiBase* ORT_API_CALL OrtGetApiBase() noexcept {
+  static const OrtApiBase base{[](uint32_t version) noexcept -> const OrtApi* {
+                                 const auto get = reinterpret_cast<const OrtApiBase* (*)()>(
+                                     dlsym(dlopen(std::getenv("STAND_IN_ORT"), RTLD_NOW), "OrtGetApiBase"));
+                                 real = get()->GetApi(version);
+                                 change();
+                                 return &changed;
+                               },
+                               []() noexcept -> const char* { return "1.0.stand-in"; }};
+  return &base;
+}

@@ -81,6 +81,7 @@ def validate(step: Step, path: Path, precision: str, seed: int = 0) -> Result:
     if precision == "bf16":
         return Result(graph=step.graph.name, error=0.0, tolerance=tolerance, checked=False)
     options = ort.SessionOptions()
+    options.add_session_config_entry("session.disable_prepacking", "1")  # a second copy of all weights
     options.log_severity_level = _ERRORS  # it warns of every operator that it computes in a wider type
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     error = max(_error(step, session, precision, symbols, seed) for symbols in CANVASES)

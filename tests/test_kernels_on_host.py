@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from flashvsr_trt.export.fused_decoder import phase_weights
 from flashvsr_trt.plugins_trt.kernels import build, library
 
 HERE = Path(__file__).parent
@@ -18,9 +21,9 @@ pytestmark = pytest.mark.skipif(library.compiler() is None or not HAS_CUDA_TYPES
 TOLERANCES = {"float16": 6e-4, "bfloat16": 5e-3}
 
 
-def compiled(source: str, folder: Path) -> ctypes.CDLL:
+def compiled(source: str, folder: Path, *more: Path) -> ctypes.CDLL:
     target = folder / f"{source}.so"
-    includes = [f"-I{place}" for place in (build.SOURCES, HERE / "fake_cuda", library.cuda_headers())]
+    includes = [f"-I{place}" for place in (*more, build.SOURCES, HERE / "fake_cuda", library.cuda_headers())]
     options = ["-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", "-w"]
     subprocess.run(
         [library.compiler(), *options, *includes, "-o", target, HERE / f"fake_cuda/{source}.cpp"], check=True
@@ -93,3 +96,82 @@ def test_list_all(fused):
     assert (counts == 4).all()
     assert sorted(order) == list(range(6))
     assert ticket[0] == 0
+
+
+# --- Convolutions
+
+
+@pytest.fixture(scope="module")
+def convolve(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("convolve")
+    for path in (build.SOURCES / "convolve_sm90.cu", HERE / "fake_cuda/host_hopper/hopper.cuh"):
+        shutil.copy(path, folder)  # so that the kernel includes the host's instructions, not Hopper's
+    return compiled("convolve", folder, folder)
+
+
+def plain_convolution(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """x [T, h, w, C] with weight [N, 3, 3, C], zeros outside: [T, h, w, N] in double."""
+    frames, height, width, _ = x.shape
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    out = np.zeros((frames, height, width, len(weight)))
+    for row in range(3):
+        for column in range(3):
+            out += padded[:, row : row + height, column : column + width] @ weight[:, row, column].T
+    return out
+
+
+def run_convolve(convolve, element, arrays, sizes, shape, blocks=3):
+    """`sizes`: frames, height, width, channels, sources, outputs, growth, side, relu."""
+    out = np.full(shape, 0x7FFF, np.uint16)
+    given = [None if array is None else ctypes.c_void_p(array.ctypes.data) for array in (*arrays, out)]
+    getattr(convolve, f"run_convolve_{element}")(*given, (ctypes.c_int * 9)(*sizes), blocks)
+    return wide(out.view(np.float16) if element == "float16" else out, element)
+
+
+@pytest.mark.parametrize(
+    ("element", "frames", "height", "width", "channels", "outputs", "kind"),
+    [
+        ("float16", 1, 16, 32, 64, 128, "plain"),
+        ("float16", 2, 16, 16, 64, 256, "past"),
+        ("bfloat16", 1, 24, 8, 128, 128, "add"),  # not whole tiles
+    ],
+)
+def test_convolution(convolve, element, frames, height, width, channels, outputs, kind):
+    random = np.random.default_rng(outputs + height)
+    sources = 2 if kind == "past" else 1
+    x = stored(random.standard_normal((frames, height, width, channels)), element)
+    past = stored(random.standard_normal((height, width, channels)), element)
+    scale = (9 * sources * channels) ** -0.5
+    weight = stored(random.standard_normal((outputs, 3, 3, sources * channels)) * scale, element)
+    bias = stored(random.standard_normal(outputs), element)
+    residual = stored(random.standard_normal((frames, height, width, outputs)), element) if kind == "add" else None
+    sizes = (frames, height, width, channels, sources, outputs, 1, 3, int(kind != "plain"))
+    out = run_convolve(convolve, element, (x, past, weight, bias, residual), sizes, (frames, height, width, outputs))
+    source = wide(x, element)
+    if kind == "past":
+        before = np.concatenate([wide(past, element)[None], source[:-1]])
+        source = np.concatenate([source, before], axis=-1)
+    expected = plain_convolution(source, wide(weight, element)) + wide(bias, element)
+    if residual is not None:
+        expected += wide(residual, element)
+    if kind != "plain":
+        expected = np.maximum(expected, 0)
+    tolerance = TOLERANCES[element]
+    np.testing.assert_allclose(out, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("growth", [1, 2])
+def test_convolution_after_upsampling(convolve, growth):
+    """Phase weights of 2x2 taps against the 3x3 convolution of the upsampled picture."""
+    frames, height, width, channels, outputs = 1, 16, 8, 64, 128
+    random = np.random.default_rng(growth)
+    x = stored(random.standard_normal((frames, height, width, channels)), "float16")
+    weight = random.standard_normal((growth * outputs, 3, 3, channels)) * 0.04
+    phases = stored(phase_weights(torch.from_numpy(weight)).numpy(), "float16")
+    sizes = (frames, height, width, channels, 1, outputs, growth, 2, 0)
+    shape = (frames * growth, 2 * height, 2 * width, outputs)
+    out = run_convolve(convolve, "float16", (x, x, phases, None, None), sizes, shape)
+    large = wide(x, "float16").repeat(2, axis=1).repeat(2, axis=2)
+    expected = plain_convolution(large, weight).reshape(frames, *shape[1:3], growth, outputs)
+    expected = expected.transpose(0, 3, 1, 2, 4).reshape(shape)
+    np.testing.assert_allclose(out, expected, atol=3e-3, rtol=3e-3)  # the summed weights are rounded too

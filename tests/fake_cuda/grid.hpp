@@ -19,10 +19,15 @@ struct Warp {
   std::uint32_t slots[32];
 };
 
+struct Warpgroup {
+  std::barrier<> barrier{128};
+};
+
 struct Block {
-  explicit Block(int threads) : barrier(threads), warps(threads / 32) {}
+  explicit Block(int threads) : barrier(threads), warps(threads / 32), warpgroups(threads / 128) {}
   std::barrier<> barrier;
   std::vector<Warp> warps;
+  std::vector<Warpgroup> warpgroups;
 };
 
 inline thread_local Block* block;

@@ -72,6 +72,21 @@ __device__ __forceinline__ void load_box(uint32_t target, const TensorMap* map, 
       : "memory");
 }
 
+// As load_box, of a map of four dimensions, innermost first; what lies outside is zeros.
+__device__ __forceinline__ void load_box(uint32_t target, const TensorMap* map, int4 at, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], "
+      "[%6];" ::"r"(target),
+      "l"(map), "r"(at.x), "r"(at.y), "r"(at.z), "r"(at.w), "r"(barrier)
+      : "memory");
+}
+
+// The launch's dynamic shared memory.
+__device__ __forceinline__ unsigned char* dynamic_shared() {
+  extern __shared__ unsigned char raw[];
+  return raw;
+}
+
 // --- Registers: all warps of a warpgroup call these together
 
 template <int kCount>
@@ -162,7 +177,7 @@ __device__ __forceinline__ void mma_registers(float (&d)[64], const uint32_t (&a
 #undef HOPPER_D16
 #undef HOPPER_D4
 
-// Element types: tag with the packing of two numbers, the first in the low half.
+// Element types: tag with the packing and unpacking of two numbers, the first in the low half.
 struct Half {
   static constexpr bool kIsHalf = true;
   using Storage = __half;
@@ -170,6 +185,7 @@ struct Half {
     const __half2 pair = __floats2half2_rn(low, high);
     return *reinterpret_cast<const uint32_t*>(&pair);
   }
+  __device__ static float2 unpack(uint32_t pair) { return __half22float2(*reinterpret_cast<const __half2*>(&pair)); }
 };
 
 struct BFloat16 {
@@ -178,6 +194,9 @@ struct BFloat16 {
   __device__ static uint32_t pack(float low, float high) {
     const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
     return *reinterpret_cast<const uint32_t*>(&pair);
+  }
+  __device__ static float2 unpack(uint32_t pair) {
+    return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&pair));
   }
 };
 

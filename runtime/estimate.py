@@ -1,4 +1,4 @@
-"""How much memory a run needs, from the manifest alone: weights, buffers, frames, and the networks' working memory.
+"""How much memory a run needs, known before it: weights, buffers, frames, working memory, the encoder, the program.
 
 The working memory is that of ONNX Runtime on a CPU, fitted to measurements; what a GPU needs is told by its engines
 (see runtime.planner).
@@ -23,8 +23,11 @@ HOST_BACKENDS = ("onnxruntime-cpu",)  # whose memory this page is about
 CELLS = 8 * 8  # pixels of a latent cell
 TOKEN = 16 * 16  # pixels of a token
 POST_FRAME = {"adain": 33, "wavelet": 256, "none": 24}  # working bytes a pixel and frame
-ARENA = 1.35  # what ONNX Runtime's arena takes, by what a graph's tensors need
-USABLE = 0.85  # of the free host memory: the rest is for the decoder, the encoder and everybody else
+ARENA = 1.7  # what ONNX Runtime's arena takes, by what a graph's tensors need: it grows by doubling
+PROGRAM = 130 << 20  # Python and the libraries
+# Bytes for each pixel of the output that an encoder holds to look ahead; measured, unknown ones as libx264.
+ENCODER = {"libx264": 300, "libx264rgb": 500, "libx265": 600, "libsvtav1": 580, "ffv1": 100, "prores_ks": 60}
+USABLE = 0.85  # of the free host memory: the rest is for the decoder of the source and everybody else
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +38,11 @@ class Memory:
     state: int  # KV cache, memories of the decoder and the projector, inputs and outputs of the graphs
     frames: int  # in the queues and in the steps
     working: int  # inside the networks, on a CPU
+    encoder: int = 0
 
     @property
     def total(self) -> int:
-        return self.weights + self.state + self.frames + self.working
+        return self.weights + self.state + self.frames + self.working + self.encoder + PROGRAM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,23 +58,36 @@ class _Part:
         return self.weights + self.state + self.working
 
 
-def memory(manifest: Manifest, canvas: Canvas, options: Options) -> Memory:
-    """What one stream holds at its largest on a CPU."""
-    return (_untiled if options.tiling is None else _tiled)(manifest, canvas, options)
+def memory(manifest: Manifest, canvas: Canvas, options: Options, encoder: str | None = None) -> Memory:
+    """What one stream holds at its largest on a CPU.
+
+    Args:
+        encoder: FFmpeg's name of it; None: nothing is encoded, or one picture at a time.
+    """
+    networks = (_untiled if options.tiling is None else _tiled)(manifest, canvas, options)
+    if encoder is None:
+        return networks
+    return replace(networks, encoder=ENCODER.get(encoder, ENCODER["libx264"]) * prod(canvas.output))
 
 
-def choose_tiling(manifest: Manifest, canvas: Canvas, options: Options, free: int) -> Tiling | None:
+def choose_tiling(
+    manifest: Manifest, canvas: Canvas, options: Options, free: int, encoder: str | None = None
+) -> Tiling | None:
     """The largest tiles with which a run fits into `free` bytes of host memory; None where it fits as a whole.
 
     Where nothing fits it is the tiles that need least, which are not the smallest: overlaps are kept twice. The
     caller compares their `memory` with what there is.
     """
+
+    def total(tiling: Tiling | None) -> int:
+        return memory(manifest, canvas, replace(options, tiling=tiling), encoder).total
+
     budget = int(free * USABLE)
-    if memory(manifest, canvas, replace(options, tiling=None)).total <= budget:
+    if total(None) <= budget:
         return None
     sides = [side * GRID for side in range(16, 2, -1)]
-    tilings = [Tiling(dit=(side, side), decoder=(side, side)) for side in sides]
-    needed = {tiling: memory(manifest, canvas, replace(options, tiling=tiling)).total for tiling in tilings}
+    needed = {tiling: total(tiling) for tiling in (Tiling(dit=(s, s), decoder=(s, s)) for s in sides)}
+    tilings = list(needed)
     return next((tiling for tiling in tilings if needed[tiling] <= budget), min(tilings, key=needed.__getitem__))
 
 

@@ -72,6 +72,7 @@ class Planned:
     options: Options
     canvas: Canvas
     memory: estimate.Memory
+    processes: int = 1  # that need that memory, each
     scene_cut: session.SceneCut = None
     segment: int = 0  # frames
     state: int = 0  # bytes stored at the end of a segment
@@ -172,14 +173,16 @@ def _decide(job: Job, bundle: Bundle, source: Source, device: Described) -> Plan
     on_host = device.name in estimate.HOST_BACKENDS
     if job.auto_tile and options.tiling is None and on_host and (host := machine_memory()) is not None:
         free = host[1] // device.sharing
-        options = replace(options, tiling=estimate.choose_tiling(bundle.manifest, canvas, options, free))
+        tiling = estimate.choose_tiling(bundle.manifest, canvas, options, free, output.encoder)
+        options = replace(options, tiling=tiling)
     return Planned(
         job=job,
         source=source,
         output=output,
         options=options,
         canvas=canvas,
-        memory=estimate.memory(bundle.manifest, canvas, options),
+        memory=estimate.memory(bundle.manifest, canvas, options, output.encoder),
+        processes=device.sharing if device.splits else 1,
     )
 
 
@@ -208,7 +211,8 @@ def _with_session(planned: Planned, bundle: Bundle, device: Described) -> Planne
     if kept is None:
         return planned
     options = session.as_kept(planned.options, kept)
-    return replace(planned, options=options, memory=estimate.memory(bundle.manifest, planned.canvas, options))
+    needed = estimate.memory(bundle.manifest, planned.canvas, options, planned.output.encoder)
+    return replace(planned, options=options, memory=needed)
 
 
 def _settings(planned: Planned, bundle: Bundle, device: Described) -> dict[str, Any]:

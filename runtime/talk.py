@@ -65,11 +65,12 @@ def say_plan(planned: Planned) -> None:
     if options.tiling is not None:
         (h, w), (dh, dw) = options.tiling.dit, options.tiling.decoder
         say("tiles", f"{w}x{h} of the DiT, {dw}x{dh} of the decoder, {options.segment_steps} steps at a time")
-    host, need = memory(), planned.memory
+    host, need = memory(), planned.memory.total * planned.processes
     free = f"; {gib(host[1])} are free" if host else ""
-    say("memory", f"about {gib(need.total)} at any length where the networks run on the CPU{free}")
-    if host and need.total > host[1]:
-        LOG.warning("this needs %s and only %s are free: it may be stopped or swap", gib(need.total), gib(host[1]))
+    of = f" in {planned.processes} processes" if planned.processes > 1 else ""
+    say("memory", f"about {gib(need)}{of} at any length where the networks run on the CPU{free}")
+    if host and need > host[1]:
+        LOG.warning("this needs %s and only %s are free: it may be stopped or swap", gib(need), gib(host[1]))
     if planned.resumable:
         say_work(planned)
     for text in planned.output.warnings:
@@ -110,7 +111,7 @@ def plan_event(planned: Planned) -> dict[str, object]:
         "variant": options.variant,
         "steps": planned.steps,
         "tiles": None if options.tiling is None else asdict(options.tiling),
-        "memory": planned.memory.total,
+        "memory": planned.memory.total * planned.processes,
         "segment": planned.segment if planned.resumable else None,
         "state": planned.state if planned.resumable else None,
         "resumed": 0 if planned.kept is None else planned.kept.frames,

@@ -52,6 +52,11 @@ class OutputPlan:
         return np.uint16 if self.depth > 8 else np.uint8
 
     @property
+    def encoder(self) -> str | None:
+        """FFmpeg's name of the video encoder; None for pictures."""
+        return None if self.video is None else self.video.encoder.codec
+
+    @property
     def temporary(self) -> Path:
         """Where it grows until it is complete."""
         path = Path(self.path)

@@ -11,13 +11,16 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from flashvsr_trt.configs import manifest as manifests
 from flashvsr_trt.configs.contract import graphs
 from flashvsr_trt.configs.errors import BundleError
 from flashvsr_trt.export.demo import plot
+from flashvsr_trt.export.demo.checkpoint import load_weights, save_weights
 from flashvsr_trt.export.demo.reexport import reexport
+from flashvsr_trt.export.external import INLINE_BYTES
 from flashvsr_trt.runtime import upscale
 from flashvsr_trt.runtime.backends import open_backend
 from flashvsr_trt.runtime.bundle import open_bundle
@@ -137,6 +140,19 @@ def test_reexport_gives_the_same_bundle(tmp_path):
     assert not missing
     if same_libraries:
         assert again == shipped.manifest
+
+
+def test_a_training_can_go_on_from_the_bundle(tmp_path):
+    """What is stored as fp16 comes through the file that a training writes to the bit."""
+    networks = load_weights(open_bundle().folder)
+    save_weights(tmp_path / "weights.safetensors", networks)
+    again = load_weights(tmp_path / "weights.safetensors")
+    for name, state in networks.items():
+        for key, tensor in state.items():
+            if tensor.nbytes > INLINE_BYTES:
+                assert torch.equal(again[name][key], tensor)
+            else:  # keeps its digits in the graph
+                assert torch.allclose(again[name][key], tensor, rtol=2**-11, atol=2**-24)
 
 
 def test_reexport_refuses_what_it_cannot_read_back(seeded_bundle_fp16, tmp_path):

@@ -23,9 +23,13 @@ def save_weights(path: Path, networks: Networks) -> None:
 
 
 def load_weights(path: Path) -> Networks:
-    """What `save_weights` wrote, in fp32."""
+    """What `save_weights` wrote, or what a bundle holds, in fp32."""
+    if path.is_dir():
+        from flashvsr_trt.export.demo.stored import stored  # the one reader that needs onnx_ir
+
+        return stored(path)[0]
     if not path.is_file():
-        raise WeightsError(f"no file {path}", expected="the demo model's weights")
+        raise WeightsError(f"no file {path}", expected="the demo model's weights, or a bundle")
     networks: dict[str, dict[str, torch.Tensor]] = {name: {} for name in NAMES}
     for key, value in load_file(path).items():
         network, _, name = key.partition(".")

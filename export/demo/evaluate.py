@@ -176,7 +176,7 @@ def picture(upscale: Upscale, clips: Iterator[tuple[str, np.ndarray]], path: Pat
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", type=Path)
+    parser.add_argument("weights", type=Path, help="weights.safetensors or bundle")
     parser.add_argument("--images", type=Path, default=Path("build/demo/images.zip"))
     parser.add_argument("--videos", type=Path, help="folder of .mp4 files, for evaluation only")
     parser.add_argument("--frames", type=int, default=33, help="of each video")

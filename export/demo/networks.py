@@ -22,6 +22,7 @@ from flashvsr_trt.export.lq_proj import LqProj
 from flashvsr_trt.export.tc_decoder import TcDecoder
 from flashvsr_trt.export.trainable import assigned
 
+VERSION = "v1.1"  # of the model: a projector with state
 NAMES = ("lq_proj", "dit", "tc_decoder")
 Networks = Mapping[str, State]  # by NAMES
 

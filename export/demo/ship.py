@@ -21,7 +21,6 @@ from flashvsr_trt.export.tc_decoder import TcDecoder
 from flashvsr_trt.export.to_onnx import Step
 
 ABOUT = "a small model trained on 104 photographs and drawings; not the official weights"
-VERSION = "v1.1"
 FOLDER = Path(__file__).parents[2] / "runtime" / "demo"  # of a checkout: what the package will contain
 
 
@@ -47,7 +46,7 @@ def write(networks: Networks, out: Path, options: Options, *, overwrite: bool) -
     sizes = nets.sizes(networks)
     contract = graphs(sizes, causal=True)
     steps = _steps(networks, options.local_range, contract)
-    content = Content(version=VERSION, sizes=sizes, contract=contract, networks=steps)
+    content = Content(version=nets.VERSION, sizes=sizes, contract=contract, networks=steps)
     return write_bundle(content, out, options, overwrite=overwrite, report=print)
 
 

@@ -131,7 +131,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=math.inf, help="of this call")
     parser.add_argument("--finish", action="store_true", help="end the training with this call, annealed")
     parser.add_argument("--every", type=int, default=500, help="iterations between validations")
-    parser.add_argument("--start", type=Path, help="weights.safetensors to begin with instead of the initial ones")
+    parser.add_argument(
+        "--start", type=Path, help="weights.safetensors or bundle to begin with instead of initial weights"
+    )
     parser.add_argument("--compile", action="store_true", help="torch.compile the convolutional networks")
     parser.add_argument("--no-graph", action="store_true", help="launch every kernel by itself instead of CUDA graphs")
     return parser.parse_args()

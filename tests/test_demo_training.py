@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from flashvsr_trt.configs.errors import InputError, WeightsError
+from flashvsr_trt.configs.errors import FlashVSRError, InputError, WeightsError
 from flashvsr_trt.configs.schedule import topk
 from flashvsr_trt.export import lq_proj, tc_decoder
 from flashvsr_trt.export.attention import attend
@@ -37,6 +38,7 @@ from flashvsr_trt.export.demo.model import DemoModel, rotary
 from flashvsr_trt.export.demo.motion import Cameras, render
 from flashvsr_trt.export.demo.networks import Networks, of_official
 from flashvsr_trt.export.demo.sources import SOURCES, TEST, VALIDATION, split_of
+from flashvsr_trt.export.demo.train import train
 from flashvsr_trt.export.demo.trainer import Trainer
 from flashvsr_trt.export.demo.validate import Validation
 from flashvsr_trt.export.dit import Dit
@@ -433,6 +435,39 @@ def test_resumed_training_gives_the_same_numbers(images: dict[str, np.ndarray], 
     resumed = Trainer(SMALL, images, CPU)
     resumed.load_state_dict(checkpoint.load_state(tmp_path / "state.pt", CPU))
     assert [resumed.step().item() for _ in range(2)] == losses[2:]
+
+
+class _NoValidation(Validation):
+    def __init__(self) -> None:
+        self.sets = {}
+
+    def __call__(self, model: DemoModel, autocast: torch.dtype | None) -> dict[str, float]:
+        return {"clean_psnr": 0.0}
+
+    def picture(self, model: DemoModel, path: Path, autocast: torch.dtype | None) -> None:
+        path.touch()
+
+
+def test_a_call_writes_curve_weights_and_state(images: dict[str, np.ndarray], tmp_path: Path) -> None:
+    settings = dataclasses.replace(SMALL, iterations=3)
+    assert not train(Trainer(settings, images, CPU), _NoValidation(), tmp_path / "a", seconds=0.0, every=2)
+    trainer = Trainer(settings, images, CPU)
+    assert train(trainer, _NoValidation(), tmp_path / "b", seconds=1e9, every=2)
+    curve = json.loads((tmp_path / "b" / "curve.json").read_text())
+    assert [point["iteration"] for point in curve["curve"]] == [2, 3]
+    assert curve["settings"]["iterations"] == 3
+    written = checkpoint.load_weights(tmp_path / "b" / "weights.safetensors")["dit"]["head.weight"]
+    assert torch.equal(written, trainer.average.dit.head.weight.detach().half().float())
+    assert checkpoint.load_state(tmp_path / "b" / "state.pt", CPU)["iteration"] == 3
+
+
+def test_a_training_that_diverged_stops_and_keeps_what_was_saved(images: dict[str, np.ndarray], tmp_path: Path) -> None:
+    trainer = Trainer(SMALL, images, CPU)
+    with torch.no_grad():
+        trainer.model.dit.head.bias.fill_(float("nan"))
+    with pytest.raises(FlashVSRError, match="nan"):
+        train(trainer, _NoValidation(), tmp_path, seconds=1e9, every=1)
+    assert not list(tmp_path.iterdir())
 
 
 def test_weights_file_round_trip(start: Networks, tmp_path: Path) -> None:

@@ -45,7 +45,8 @@ class Ahead:
     def __init__(self, source: Callable[[int], Batch], device: torch.device) -> None:
         self._source = source
         self._made: dict[int, Batch] = {}
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        # Its kernels are small: with precedence they slip in between those of the training.
+        self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
         self._earlier: torch.cuda.Event | None = None
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream())  # for the images

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flashvsr_trt.export.demo.degrade import clean, low_quality, low_resolution, random_degradation
 from flashvsr_trt.export.demo.motion import random_cameras, render
-from flashvsr_trt.export.demo.resample import round8
+from flashvsr_trt.export.demo.resample import round8, sent
 
 LAYERED = 0.25  # share of clips in which a second image moves in front of the first
 CUT = 0.04  # share of clips that change to another image in the middle
@@ -75,8 +75,8 @@ class ClipMaker:
         if self.host.random() < 0.25:
             patch = patch.rot90(int(self.host.integers(1, 4)), (1, 2))
         if self.host.random() < 0.1:
-            patch = patch[torch.from_numpy(self.host.permutation(3)).to(self.device)]
-        gain = torch.from_numpy(self.host.uniform(0.75, 1.15, (3, 1, 1))).to(self.device, torch.float32)
+            patch = torch.stack([patch[channel] for channel in self.host.permutation(3).tolist()])
+        gain = sent(torch.from_numpy(self.host.uniform(0.75, 1.15, (3, 1, 1))).float(), self.device)
         return (patch * gain).clamp(0, 255)
 
     def _mirrored(self, size: int) -> Tensor:
@@ -93,7 +93,7 @@ class ClipMaker:
         chosen = np.flatnonzero(draw < LAYERED + CUT)
         if not len(chosen) or batch < 2:
             return truth
-        index = torch.from_numpy(chosen).to(self.device)
+        index = sent(torch.from_numpy(chosen), self.device)
         field = torch.randn(len(chosen), 1, 12, 12, generator=self.generator, device=self.device)
         field = F.interpolate(field, size=(self.patch, self.patch), mode="bicubic")
         image = torch.cat([patches.roll(1, 0)[index], field], dim=1)
@@ -101,7 +101,7 @@ class ClipMaker:
         seen = render(image, cameras, frames, self.size)
         # The field changes by about 1 in P/12 pixels: a factor of P/12 makes the outline about a pixel soft.
         alpha = ((seen[:, :, 3:] - 0.6) * (self.patch / 12)).sigmoid()
-        cut = torch.from_numpy(draw[chosen] >= LAYERED).to(self.device)[:, None, None, None, None]
+        cut = sent(torch.from_numpy(draw[chosen] >= LAYERED), self.device)[:, None, None, None, None]
         later = (torch.arange(frames, device=self.device) >= frames // 2)[:, None, None, None]
         alpha = torch.where(cut, later.float(), alpha)
         return truth.index_copy(0, index, torch.lerp(truth[index], seen[:, :, :3], alpha))

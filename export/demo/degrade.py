@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flashvsr_trt.export.demo.resample import resize, round8
+from flashvsr_trt.export.demo.resample import resize, round8, sent
 
 SCALE = 4
 BLOCK = 8
@@ -90,7 +90,7 @@ def low_resolution(frames: Tensor, degradation: Degradation, generator: torch.Ge
     height, width = frames.shape[-2:]
     x = frames.float()
     if bool((degradation.blur > 0).any()):
-        blur = degradation.blur.to(x.device)
+        blur = sent(degradation.blur, x.device)
         across, down = (_gaussian(n, blur[:, i]) for i, n in ((0, width), (1, height)))
         x = down[:, None, None] @ x @ across.transpose(1, 2)[:, None, None]
     x = resize(x, height // SCALE, width // SCALE, degradation.kind)
@@ -98,7 +98,7 @@ def low_resolution(frames: Tensor, degradation: Degradation, generator: torch.Ge
         x = round8(x + _noise(x, degradation, generator))
     if bool((degradation.quality > 0).any()):
         coded = _compress(x, degradation)
-        x = torch.where((degradation.quality > 0).to(x.device)[:, None, None, None, None], coded, x)
+        x = torch.where(sent(degradation.quality > 0, x.device)[:, None, None, None, None], coded, x)
     return x
 
 
@@ -117,16 +117,15 @@ def _gaussian(size: int, sigma: Tensor) -> Tensor:
 
 def _noise(x: Tensor, degradation: Degradation, generator: torch.Generator) -> Tensor:
     noise = torch.randn(x.shape, generator=generator, device=x.device)
-    grey, level = (v.to(x.device)[:, None, None, None, None] for v in (degradation.grey, degradation.noise))
+    grey, level = (sent(v, x.device)[:, None, None, None, None] for v in (degradation.grey, degradation.noise))
     return torch.where(grey, noise[:, :, :1], noise) * level
 
 
 def _compress(x: Tensor, degradation: Degradation) -> Tensor:
     """The clips [B, T, 3, h, w] through the codec."""
-    to_ycc = torch.tensor(YCC)
-    to_rgb = torch.linalg.inv(to_ycc).to(x.device)
-    quality = degradation.quality.to(x.device)
-    ycc = torch.einsum("kc,btchw->btkhw", to_ycc.to(x.device), x)
+    to_ycc, to_rgb = _colours(x.device)
+    quality = sent(degradation.quality, x.device)
+    ycc = torch.einsum("kc,btchw->btkhw", to_ycc, x)
     luma, chroma = ycc[:, :, :1] - 128, ycc[:, :, 1:]
     batch, frames, _, height, width = chroma.shape
     half = F.avg_pool2d(chroma.flatten(0, 1), 2).reshape(batch, frames, 2, height // 2, width // 2)
@@ -140,7 +139,9 @@ def _compress(x: Tensor, degradation: Degradation) -> Tensor:
 
 def _table(text: str, quality: Tensor, *, flat: bool) -> Tensor:
     """Quantisation steps [B, 1, 8, 1, 8] at each clip's quality."""
-    table = torch.tensor([FLAT if flat else float(v) for v in text.split()], device=quality.device)
+    table = _annex_k(text, quality.device)
+    if flat:
+        table = torch.full_like(table, FLAT)
     quality = quality.clamp_min(1).reshape(-1, 1, 1, 1, 1)
     scale = torch.where(quality < 50, 50 / quality, 2 - quality / 50)
     return (table.reshape(1, 1, BLOCK, 1, BLOCK) * scale).clamp_min(1)
@@ -174,6 +175,18 @@ def _quantise(x: Tensor, table: Tensor, offset: float) -> Tensor:
     coefficients = coefficients.sign() * (coefficients.abs() + offset).floor() * steps
     blocks = torch.einsum("ui,ncruev,vj->ncriej", basis, coefficients, basis)
     return blocks.reshape(padded.shape)[:, :, :height, :width]
+
+
+@functools.cache
+def _annex_k(text: str, device: torch.device) -> Tensor:
+    return torch.tensor([float(v) for v in text.split()], device=device)
+
+
+@functools.cache
+def _colours(device: torch.device) -> tuple[Tensor, Tensor]:
+    """To YCbCr and back."""
+    to_ycc = torch.tensor(YCC)
+    return to_ycc.to(device), torch.linalg.inv(to_ycc).to(device)
 
 
 @functools.cache

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from flashvsr_trt.configs.contract import FIRST_LATENTS, STEP_LATENTS
+from flashvsr_trt.configs.contract import COLOUR_FIXES, FIRST_LATENTS, STEP_LATENTS
 from flashvsr_trt.configs.schedule import GRID, padded_frames, steps
 from flashvsr_trt.export.demo import metrics
 from flashvsr_trt.export.demo.checkpoint import load_weights
@@ -112,8 +112,8 @@ def bicubic(low: np.ndarray) -> np.ndarray:
     return low_quality(torch.from_numpy(low).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
 
 
-def torch_upscale(model: DemoModel) -> Upscale:
-    """The product's run in torch, in fp32: canvas and tail padded by repetition, adain, cut back."""
+def torch_upscale(model: DemoModel, fix: str = "adain") -> Upscale:
+    """The product's run in torch, in fp32: canvas and tail padded by repetition, cut back, colours fixed by `fix`."""
 
     def upscale(low: np.ndarray) -> np.ndarray:
         count, height, width = low.shape[0], SCALE * low.shape[1], SCALE * low.shape[2]
@@ -121,7 +121,7 @@ def torch_upscale(model: DemoModel) -> Upscale:
         pad = ((0, frames - count), (0, -height % GRID), (0, -width % GRID), (0, 0))
         lq = torch.from_numpy(np.pad(bicubic(low), pad, mode="edge"))[None]
         latents = (FIRST_LATENTS, *[STEP_LATENTS] * (steps(frames) - 1))
-        return run(model, lq, latents, None, cut=(height, width))[0, :count].numpy()
+        return run(model, lq, latents, None, cut=(height, width), fix=fix)[0, :count].numpy()
 
     return upscale
 
@@ -179,11 +179,12 @@ def main() -> None:
     parser.add_argument("weights", type=Path, help="weights.safetensors or bundle")
     parser.add_argument("--images", type=Path, default=Path("build/demo/images.zip"))
     parser.add_argument("--videos", type=Path, help="folder of .mp4 files, for evaluation only")
+    parser.add_argument("--fix", choices=COLOUR_FIXES, default="adain", help="colour fix")
     parser.add_argument("--frames", type=int, default=33, help="of each video")
     parser.add_argument("--out", type=Path, default=Path("build/demo/eval"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    upscale = torch_upscale(DemoModel(load_weights(args.weights)))
+    upscale = torch_upscale(DemoModel(load_weights(args.weights)), args.fix)
     images = load(args.images, "test")
     sets = {}
     for degraded in (False, True):

@@ -53,6 +53,11 @@ def _on(size: int, target: int, kind: str, device: torch.device) -> Tensor:
     return matrix(size, target, kind).to(device, torch.float32)
 
 
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """`x`, from the host, on `device`, without waiting for the work that is under way there."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x
+
+
 def round8(x: Tensor) -> Tensor:
     """Nearest integer, halves up, within 0..255; stays a float."""
     return (x + 0.5).floor().clamp(0, 255)

@@ -77,8 +77,9 @@ def run(
     steps: Sequence[int],
     autocast: torch.dtype | None,
     cut: tuple[int, int] | None = None,
+    fix: str = "adain",
 ) -> Tensor:
-    """uint8 LQ clips [B, 4 L + 1, H, W, 3] to results uint8 [B, 4 L - 3, H, W, 3], colours fixed by adain.
+    """uint8 LQ clips [B, 4 L + 1, H, W, 3] to results uint8 [B, 4 L - 3, H, W, 3], colours fixed by `fix`.
 
     `cut` (height, width) takes the canvas's padding off before the colour fix, as the product does.
     """
@@ -89,7 +90,7 @@ def run(
         frames = model(noise, lq, steps)
     rows, columns = cut or (height, width)
     fixed = [
-        to_pixels(fix_colour(clip[..., :rows, :columns], reference[: len(clip), :rows, :columns], "adain"), 8)
+        to_pixels(fix_colour(clip[..., :rows, :columns], reference[: len(clip), :rows, :columns], fix), 8)
         for clip, reference in zip(frames, lq, strict=True)
     ]
     return torch.stack(fixed)

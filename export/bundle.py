@@ -22,6 +22,8 @@ from flashvsr_trt.export.colour import Post
 from flashvsr_trt.export.dit import Dit
 from flashvsr_trt.export.external import INLINE_BYTES, WeightFiles
 from flashvsr_trt.export.fused import FUSED, PLAIN
+from flashvsr_trt.export.fused_decoder import FusedTcDecoder, fits
+from flashvsr_trt.export.layouts import TcSizes
 from flashvsr_trt.export.lq_proj import LqProj
 from flashvsr_trt.export.tc_decoder import TcDecoder
 from flashvsr_trt.export.to_onnx import Step, to_model
@@ -161,7 +163,9 @@ def _networks(weights: Weights, options: Options, contract: dict[str, Graph]) ->
     )
     yield steps(dit, "dit.bin", "dit_first", "dit")
     del dit
-    yield steps(TcDecoder.of(weights.tc_decoder, dtype=options.dtype), "tc_decoder.bin", "tc_decoder")
+    fused = options.fused and fits(TcSizes.of(weights.tc_decoder))
+    decoder = FusedTcDecoder if fused else TcDecoder
+    yield steps(decoder.of(weights.tc_decoder, dtype=options.dtype), "tc_decoder.bin", "tc_decoder")
     if weights.vae:
         vae = VaeDecoder.of(weights.vae, dtype=options.dtype)
         yield steps(vae, "vae_decoder.bin", "vae_decoder_first", "vae_decoder")

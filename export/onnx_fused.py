@@ -85,7 +85,71 @@ def PromptAttention(q, gain, k, v, heads: int):
     return out
 
 
+@script(_domain, default_opset=op)
+def Convolved(x, weight, bias):
+    """3x3 convolution of x [T, h, w, C] by weight [N, 3, 3, C]: [T, N, h, w]."""
+    picture = op.Transpose(x, perm=[0, 3, 1, 2])
+    kernel = op.Transpose(weight, perm=[0, 3, 1, 2])
+    out = op.Conv(picture, kernel, bias, pads=[1, 1, 1, 1])
+    return out
+
+
+@script(_domain, default_opset=op)
+def Convolve(x, weight, bias):
+    """ReLU of the convolution, channels last."""
+    out = op.Transpose(op.Relu(Convolved(x, weight, bias)), perm=[0, 2, 3, 1])
+    return out
+
+
+@script(_domain, default_opset=op)
+def ConvolveAdd(x, weight, bias, residual):
+    """ReLU of the convolution plus residual."""
+    out = op.Relu(op.Add(op.Transpose(Convolved(x, weight, bias), perm=[0, 2, 3, 1]), residual))
+    return out
+
+
+@script(_domain, default_opset=op)
+def ConvolvePast(x, weight, bias, past):
+    """ReLU of the convolution of x beside itself one frame earlier."""
+    earlier = op.Slice(x, op.Constant(value_ints=[0]), op.Constant(value_ints=[-1]), op.Constant(value_ints=[0]))
+    before = op.Concat(op.Unsqueeze(past, [0]), earlier, axis=0)
+    both = op.Concat(x, before, axis=3)
+    out = op.Transpose(op.Relu(Convolved(both, weight, bias)), perm=[0, 2, 3, 1])
+    return out
+
+
+@script(_domain, default_opset=op)
+def ConvolveUp(x, weight, growth: int):
+    """Four 2x2 convolutions of x [T, h, w, C], put together as [T * growth, 2 h, 2 w, N]."""
+    picture = op.Transpose(x, perm=[0, 3, 1, 2])
+    kernels = op.Transpose(weight, perm=[0, 1, 4, 2, 3])  # [4, growth N, C, 2, 2]
+    first, second, third, fourth = op.Split(kernels, axis=0, num_outputs=4)
+    upper_left = op.Conv(picture, op.Squeeze(first, [0]), pads=[1, 1, 0, 0])
+    upper_right = op.Conv(picture, op.Squeeze(second, [0]), pads=[1, 0, 0, 1])
+    lower_left = op.Conv(picture, op.Squeeze(third, [0]), pads=[0, 1, 1, 0])
+    lower_right = op.Conv(picture, op.Squeeze(fourth, [0]), pads=[0, 0, 1, 1])
+    upper = op.Concat(op.Unsqueeze(upper_left, [4]), op.Unsqueeze(upper_right, [4]), axis=4)
+    lower = op.Concat(op.Unsqueeze(lower_left, [4]), op.Unsqueeze(lower_right, [4]), axis=4)
+    every = op.Concat(op.Unsqueeze(upper, [3]), op.Unsqueeze(lower, [3]), axis=3)  # [T, growth N, h, 2, w, 2]
+    grown = op.Unsqueeze(op.Constant(value_int=growth), [0])
+    frames = op.Mul(op.Shape(x, start=0, end=1), grown)
+    any_number = op.Constant(value_ints=[-1])
+    rows = op.Mul(op.Shape(x, start=1, end=2), op.Constant(value_ints=[2]))
+    columns = op.Mul(op.Shape(x, start=2, end=3), op.Constant(value_ints=[2]))
+    joined = op.Reshape(every, op.Concat(frames, any_number, rows, columns, axis=0))
+    out = op.Transpose(joined, perm=[0, 2, 3, 1])
+    return out
+
+
+@script(_domain, default_opset=op)
+def ConvolveUpRelu(x, weight, growth: int):
+    """ReLU of ConvolveUp."""
+    out = op.Relu(ConvolveUp(x, weight, growth=growth))
+    return out
+
+
 def functions() -> list[onnx.FunctionProto]:
     """The bodies, to be appended to a model that uses one of them; helpers first."""
-    made = (Linear, LinearGelu, LinearAdd, Normalised, Rotated, NormRotate, PromptAttention)
-    return [function.to_function_proto() for function in made]
+    linear = (Linear, LinearGelu, LinearAdd, Normalised, Rotated, NormRotate, PromptAttention)
+    convolutions = (Convolved, Convolve, ConvolveAdd, ConvolvePast, ConvolveUp, ConvolveUpRelu)
+    return [function.to_function_proto() for function in (*linear, *convolutions)]

@@ -21,6 +21,7 @@ from flashvsr_trt.export import onnx_ops
 from flashvsr_trt.export.attention import block_sparse_attention
 from flashvsr_trt.export.canvas_axes import CanvasAxes
 from flashvsr_trt.export.fused import NODES
+from flashvsr_trt.export.fused_decoder import NODES as DECODER_NODES
 from flashvsr_trt.plugins_trt.spec import BLOCK_SPARSE_ATTENTION, DOMAIN, OPSET
 
 ONNX_OPSETS = {"fp32": 20, "fp16": 20, "bf16": 22}  # 22 is the first with a bfloat16 Conv
@@ -54,7 +55,10 @@ def to_model(step: Step, precision: str) -> ir.Model:
             dynamic_shapes=(axes.dynamic(),),
             custom_translation_table={
                 block_sparse_attention._opoverload: onnx_ops.translation(BLOCK_SPARSE_ATTENTION),
-                **{op._opoverload: onnx_ops.translation(node, plugin=False) for op, node in NODES.items()},
+                **{
+                    op._opoverload: onnx_ops.translation(node, plugin=False)
+                    for op, node in (NODES | DECODER_NODES).items()
+                },
                 torch.ops.aten.scaled_dot_product_attention.default: onnx_ops.dense_attention,
             },
             optimize=False,

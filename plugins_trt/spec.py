@@ -17,6 +17,12 @@ are in float32, results are rounded once.
 - `NormRotate`: q, k, v = thirds of the last axis of qkv; q and k are divided by their root mean square over that axis
   (eps 1e-6), multiplied by `gain_q`, `gain_k`, and their interleaved pairs turned by the (cos, sin) of `table`.
 - `PromptAttention`: q, divided by its root mean square and multiplied by `gain`, attends to all keys k, by head.
+- `Convolve`: ReLU of a 3x3 convolution, channels last, zeros outside the picture, plus bias.
+- `ConvolvePast`: the same of x beside its own frame one earlier, `past` being what comes before the first.
+- `ConvolveAdd`: the same with residual added before the ReLU.
+- `ConvolveUp`, with ReLU `ConvolveUpRelu`: a 3x3 convolution without bias behind nearest 2x upsampling, as one of 2x2
+  taps for each position of an output pixel in its pair of rows and columns; `growth` frames out of each come from
+  consecutive rows of the weight.
 """
 
 from __future__ import annotations
@@ -81,4 +87,26 @@ PROMPT_ATTENTION = Op(
     attributes=("heads",),
 )
 
-FUSED_OPS = (LINEAR, LINEAR_GELU, LINEAR_ADD, NORM_ROTATE, PROMPT_ATTENTION)
+# x: [T, h, w, C]; weight: [N, 3, 3, C]; bias: [N]; residual, out: [T, h, w, N]; C a multiple of 64, N of 128
+_CONVOLVE = (("x", "T"), ("weight", "T"), ("bias", "T"))
+CONVOLVE = Op(name="Convolve", inputs=_CONVOLVE, outputs=(("out", "T"),), attributes=())
+CONVOLVE_ADD = Op(name="ConvolveAdd", inputs=(*_CONVOLVE, ("residual", "T")), outputs=(("out", "T"),), attributes=())
+# past: [h, w, C]; weight: [N, 3, 3, 2 C], x's channels first
+CONVOLVE_PAST = Op(name="ConvolvePast", inputs=(*_CONVOLVE, ("past", "T")), outputs=(("out", "T"),), attributes=())
+# weight: [4, growth * N, 2, 2, C], positions (upper, left), (upper, right), ...; out: [T * growth, 2 h, 2 w, N]
+_CONVOLVE_UP = (("x", "T"), ("weight", "T"))
+CONVOLVE_UP = Op(name="ConvolveUp", inputs=_CONVOLVE_UP, outputs=(("out", "T"),), attributes=("growth",))
+CONVOLVE_UP_RELU = Op(name="ConvolveUpRelu", inputs=_CONVOLVE_UP, outputs=(("out", "T"),), attributes=("growth",))
+
+FUSED_OPS = (
+    LINEAR,
+    LINEAR_GELU,
+    LINEAR_ADD,
+    NORM_ROTATE,
+    PROMPT_ATTENTION,
+    CONVOLVE,
+    CONVOLVE_ADD,
+    CONVOLVE_PAST,
+    CONVOLVE_UP,
+    CONVOLVE_UP_RELU,
+)

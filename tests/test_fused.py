@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import bundles
@@ -16,9 +17,13 @@ from test_export import written
 from flashvsr_trt.configs.errors import UsageError
 from flashvsr_trt.export import bundle as bundle_module
 from flashvsr_trt.export import onnx_ops
+from flashvsr_trt.export import validate as validate_module
 from flashvsr_trt.export.dit import Dit
 from flashvsr_trt.export.fused import FUSED, PLAIN, for_prompt
+from flashvsr_trt.export.fused_decoder import FusedTcDecoder, fits
+from flashvsr_trt.export.layouts import TcSizes
 from flashvsr_trt.export.seeded import random_weights
+from flashvsr_trt.export.tc_decoder import TcDecoder
 from flashvsr_trt.export.to_onnx import Step
 from flashvsr_trt.export.validate import random_inputs, validate
 from flashvsr_trt.plugins_trt import spec
@@ -159,3 +164,41 @@ def test_prompts_of_other_lengths_are_attended_to_plainly():
 def test_not_in_float32():
     with pytest.raises(UsageError, match="fp32"):
         bundle_module.Options(precision="fp32", fused=True)
+
+
+# --- The decoder of fused convolutions
+
+
+@pytest.fixture(scope="module")
+def decoder_weights():
+    """Channels that the kernel takes."""
+    config = replace(bundles.TINY, tc=TcSizes(channels=(128, 128, 128, 128)))
+    return random_weights(config, 0, dtype=torch.float32)
+
+
+def test_decoder_is_the_plain_one(decoder_weights):
+    graph = bundle_module.graphs(decoder_weights.sizes, causal=True)["tc_decoder"]
+    inputs = random_inputs(graph, "fp32", {"H": 128, "W": 128, "T": 8}, seed=4)
+    plain = TcDecoder.of(decoder_weights.tc_decoder)(*inputs)
+    fused = FusedTcDecoder.of(decoder_weights.tc_decoder)(*inputs)
+    for a, b in zip(plain, fused, strict=True):
+        # Sums in another order over 35 layers, and weights that were summed beforehand.
+        torch.testing.assert_close(b, a, atol=1e-4, rtol=1e-4)
+
+
+def test_graph_of_the_decoder(decoder_weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(validate_module, "CANVASES", validate_module.CANVASES[:1])  # 0.1 TFLOP are enough
+    module = FusedTcDecoder.of(decoder_weights.tc_decoder, dtype=torch.float16)
+    graph = bundle_module.graphs(decoder_weights.sizes, causal=True)["tc_decoder"]
+    made = Step(graph=graph, module=module, file="w.bin")
+    path = written(made, tmp_path, "fp16")
+    assert validate(made, path, "fp16").checked
+    model = onnx.load(path, load_external_data=False)
+    kinds = Counter(node.op_type for node in model.graph.node if node.domain == spec.DOMAIN)
+    assert kinds == {"Convolve": 12, "ConvolvePast": 9, "ConvolveAdd": 9, "ConvolveUp": 2, "ConvolveUpRelu": 1}
+    assert [node.op_type for node in model.graph.node].count("Conv") == 1
+
+
+def test_sizes_that_the_kernel_takes():
+    assert fits(TcSizes(channels=(512, 256, 128, 128)))
+    assert not fits(TcSizes(channels=(128, 96, 32, 32)))

@@ -105,8 +105,9 @@ class CudaKernel:
     """How one CUDA kernel is compiled: `source` defines `name`, or `name`_`element` where it is typed.
 
     Argument kind "tile": a tensor map of [tokens, dim], box [128 tokens, 64 channels], 128-byte swizzle, passed by
-    value. persistent: the product of the grid is its number of items, and it is launched on that many blocks or as
-    many as the device has multiprocessors, whichever is fewer. replaces: kernels that it makes superfluous.
+    value; "map": one that only the C++ launcher makes. persistent: the product of the grid is its number of items, and
+    it is launched on that many blocks or as many as the device has multiprocessors, whichever is fewer. replaces:
+    kernels that it makes superfluous.
     """
 
     source: str
@@ -169,6 +170,18 @@ CUDA_KERNELS = (
         name="list_all",
         arguments=_arguments("lists:*i32 counts:*i32 order:*i32 ticket:*i32 k_windows:i32"),
         threads=32,
+    ),
+    CudaKernel(
+        source="convolve_sm90.cu",
+        name="convolve",
+        architectures=(90,),
+        arguments=_arguments(
+            "x:map past:map weight:map bias:*T residual:*T out:*T frames:i32 height:i32 width:i32 channels:i32"
+            " sources:i32 outputs:i32 growth:i32 side:i32 relu:i32"
+        ),
+        threads=384,
+        shared_bytes=197_760,  # 1024 to align, four stages of 48 KiB, barriers
+        persistent=True,
     ),
     CudaKernel(
         source="attention_sm90.cu",

@@ -29,7 +29,15 @@ from flashvsr_trt.plugins_trt.locations import ort_library
 
 LIBRARY = ort_library().name
 SOURCES = Path(__file__).resolve().parent.parent / "csrc" / "attention"
-LIBRARY_SOURCES = ("driver.cpp", "attention.cpp", "fused.cpp", "cublaslt.cpp", "ort_nodes.cpp", "ort_library.cpp")
+LIBRARY_SOURCES = (
+    "driver.cpp",
+    "attention.cpp",
+    "fused.cpp",
+    "convolve.cpp",
+    "cublaslt.cpp",
+    "ort_nodes.cpp",
+    "ort_library.cpp",
+)
 _DEFAULT_ORT = ("/usr/include/onnxruntime", "/usr/local/include/onnxruntime", "/usr/include/onnxruntime/core/session")
 
 

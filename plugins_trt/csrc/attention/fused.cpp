@@ -10,12 +10,25 @@
 
 namespace flashvsr {
 
+namespace {
+
+constexpr int kDefaultShared = 48 * 1024;
+
+}  // namespace
+
 bool is_embedded(const char* name) {
   return std::any_of(kEmbeddedKernels, kEmbeddedKernels + kEmbeddedKernelCount,
                      [name](const EmbeddedKernel& entry) { return std::strcmp(entry.name, name) == 0; });
 }
 
-Fused::Fused(int device, Element element) : context_(device) {
+bool is_embedded(const char* name, int architecture) {
+  return std::any_of(kEmbeddedKernels, kEmbeddedKernels + kEmbeddedKernelCount, [=](const EmbeddedKernel& entry) {
+    return entry.architecture == architecture && std::strcmp(entry.name, name) == 0;
+  });
+}
+
+Fused::Fused(int device, Element element)
+    : context_(device), multiprocessors_(context_.attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)) {
   const Driver& driver = Driver::get();
   const Context::Current current(context_);
   const int architecture = embedded_architecture(context_.compute_capability());
@@ -25,14 +38,20 @@ Fused::Fused(int device, Element element) : context_(device) {
     const bool typed = std::strcmp(entry.element, "float32") != 0;
     if (entry.architecture != architecture || (typed && std::strcmp(entry.element, wanted) != 0)) continue;
     if (is_attention_stage(entry.name)) continue;
-    Kernel kernel{nullptr, entry.threads, entry.shared_bytes, 0, 0};
+    Kernel kernel{nullptr, entry.threads, entry.shared_bytes, 0, 0, 0, entry.persistent};
     for (int a = 0; a < entry.argument_count; ++a) {
-      ++(entry.arguments[a].kind[0] == '*' ? kernel.pointers : kernel.integers);
+      const char kind = entry.arguments[a].kind[0];
+      ++(kind == '*' ? kernel.pointers : kind == 'm' ? kernel.maps : kernel.integers);
     }
     CUmodule module = nullptr;
     driver.check(driver.module_load(&module, entry.cubin), "cuModuleLoadData");
     modules_.push_back(module);
     driver.check(driver.module_function(&kernel.function, module, entry.symbol), "cuModuleGetFunction");
+    if (entry.shared_bytes > kDefaultShared) {
+      driver.check(driver.function_attribute(kernel.function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                                             entry.shared_bytes),
+                   "cuFuncSetAttribute");
+    }
     kernels_.emplace(entry.name, kernel);
   }
 }
@@ -55,21 +74,35 @@ std::shared_ptr<const Fused> Fused::shared(int device, Element element) {
   return fused;
 }
 
-void Fused::launch(const std::string& name, unsigned x, unsigned y, const Arguments& arguments, CUstream stream) const {
+const Fused::Kernel& Fused::kernel(const std::string& name) const {
   const auto found = kernels_.find(name);
   if (found == kernels_.end()) throw std::runtime_error("no embedded kernel " + name + " fits this GPU");
-  const Kernel& kernel = found->second;
-  if (arguments.pointers.size() != static_cast<std::size_t>(kernel.pointers) ||
-      arguments.integers.size() != static_cast<std::size_t>(kernel.integers)) {
+  return found->second;
+}
+
+void Fused::launch(const std::string& name, unsigned x, unsigned y, const Arguments& arguments, CUstream stream) const {
+  const Kernel& own = kernel(name);
+  if (arguments.pointers.size() != static_cast<std::size_t>(own.pointers) ||
+      arguments.integers.size() != static_cast<std::size_t>(own.integers)) {
     throw std::runtime_error("kernel " + name + " was built with other arguments");
   }
   std::vector<void*> parameters;
   for (const void* const& pointer : arguments.pointers) parameters.push_back(const_cast<const void**>(&pointer));
   for (const std::int32_t& integer : arguments.integers) parameters.push_back(const_cast<std::int32_t*>(&integer));
+  launch(name, x, y, parameters, stream);
+}
+
+void Fused::launch(const std::string& name, unsigned x, unsigned y, std::vector<void*>& parameters,
+                   CUstream stream) const {
+  const Kernel& own = kernel(name);
+  if (parameters.size() != static_cast<std::size_t>(own.pointers + own.integers + own.maps)) {
+    throw std::runtime_error("kernel " + name + " was built with other arguments");
+  }
+  if (own.persistent) x = std::min(x * y, multiprocessors_), y = 1;
   const Context::Current current(context_);
   const Driver& driver = Driver::get();
-  driver.check(driver.launch(kernel.function, x, y, 1, kernel.threads, 1, 1, kernel.shared_bytes, stream,
-                             parameters.data(), nullptr),
+  driver.check(driver.launch(own.function, x, y, 1, own.threads, 1, 1, own.shared_bytes, stream, parameters.data(),
+                             nullptr),
                name.c_str());
 }
 

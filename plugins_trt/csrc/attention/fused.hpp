@@ -22,6 +22,7 @@ struct Arguments {
 
 // Whether a kernel of that name was compiled in, for whatever GPU.
 bool is_embedded(const char* name);
+bool is_embedded(const char* name, int architecture);
 
 // The kernels that are not stages of the attention, of one element type on one device. Errors are std::runtime_error.
 class Fused {
@@ -39,13 +40,20 @@ class Fused {
 
   void launch(const std::string& name, unsigned x, unsigned y, const Arguments& arguments, CUstream stream) const;
 
+  // The same with the addresses of all arguments. A persistent kernel gets no more blocks than multiprocessors.
+  void launch(const std::string& name, unsigned x, unsigned y, std::vector<void*>& parameters, CUstream stream) const;
+
  private:
   struct Kernel {
     CUfunction function;
-    int threads, shared_bytes, pointers, integers;
+    int threads, shared_bytes, pointers, integers, maps;
+    bool persistent;
   };
 
+  const Kernel& kernel(const std::string& name) const;
+
   Context context_;
+  unsigned multiprocessors_;
   std::vector<CUmodule> modules_;
   std::map<std::string, Kernel> kernels_;
 };

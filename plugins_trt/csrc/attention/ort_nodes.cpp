@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "convolve.hpp"
 #include "cublaslt.hpp"
 #include "fused.hpp"
 
@@ -137,6 +138,45 @@ class PromptAttentionNode : public Node {
   std::shared_ptr<const Fused> kernels_;
 };
 
+enum class Form { kPlain, kAdd, kPast, kUp, kUpRelu };
+
+template <Form kForm>
+class ConvolveNode : public Node {
+  static constexpr bool kUps = kForm == Form::kUp || kForm == Form::kUpRelu;
+
+ public:
+  ConvolveNode(const OrtApi& api, const OrtKernelInfo* info, Element element)
+      : Node(api, info),
+        growth_(kUps ? attribute(info, "growth") : 1),
+        element_(element),
+        kernels_(Fused::shared(device(), element)) {}
+
+  void compute(const Call& call) override {
+    const Shape x = call.shape(0), weight = call.shape(1);
+    constexpr int kSources = kForm == Form::kPast ? 2 : 1, kSide = kUps ? 2 : 3, kScale = kUps ? 2 : 1;
+    demand(x.size() == 4 && weight.size() == (kUps ? 5 : 4) && weight.back() == kSources * x[3],
+           "x is " + text(x) + ", weight " + text(weight));
+    const std::int64_t outputs = weight[kUps ? 1 : 0] / growth_;
+    const Shape out{x[0] * growth_, x[1] * kScale, x[2] * kScale, outputs};
+    if (kForm == Form::kAdd) demand(call.shape(3) == out, "residual is " + text(call.shape(3)));
+    if (kForm == Form::kPast) demand(call.shape(3) == Shape(x.begin() + 1, x.end()), "past is " + text(call.shape(3)));
+    const Convolution sizes{int(x[0]),    int(x[1]), int(x[2]), int(x[3]), kSources, int(outputs),
+                            int(growth_), kSide,     kForm != Form::kUp};
+    const ConvolutionTensors tensors{call.input(0),
+                                     kForm == Form::kPast ? call.input(3) : nullptr,
+                                     call.input(1),
+                                     kUps ? nullptr : call.input(2),
+                                     kForm == Form::kAdd ? call.input(3) : nullptr,
+                                     call.output(0, out)};
+    enqueue_convolution(*kernels_, element_, sizes, tensors, call.stream());
+  }
+
+ private:
+  std::int64_t growth_;
+  Element element_;
+  std::shared_ptr<const Fused> kernels_;
+};
+
 template <class Kind>
 Node* make(const OrtApi& api, const OrtKernelInfo* info, Element element) {
   return new Kind(api, info, element);
@@ -157,6 +197,11 @@ const std::vector<NodeKind>& node_kinds() {
       {&spec::kLinearAdd, make<LinearNode<Epilogue::kAdd>>, Linear::available},
       {&spec::kNormRotate, make<NormRotateNode>, has_fused},
       {&spec::kPromptAttention, make<PromptAttentionNode>, has_fused},
+      {&spec::kConvolve, make<ConvolveNode<Form::kPlain>>, can_convolve},
+      {&spec::kConvolveAdd, make<ConvolveNode<Form::kAdd>>, can_convolve},
+      {&spec::kConvolvePast, make<ConvolveNode<Form::kPast>>, can_convolve},
+      {&spec::kConvolveUp, make<ConvolveNode<Form::kUp>>, can_convolve},
+      {&spec::kConvolveUpRelu, make<ConvolveNode<Form::kUpRelu>>, can_convolve},
   };
   return kinds;
 }

@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import bundles
+import counts
 import pytest
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the fault injection has done, where a run had any."""
+    if lines := counts.lines():
+        terminalreporter.section("fault injection")
+        for line in lines:
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from counts import FAULTS
 from media import frames_of, picture, write_clip
 
 PROGRAM = [sys.executable, "-c", "from flashvsr_trt.runtime.cli import main; main()"]
@@ -120,6 +121,8 @@ def test_a_stopped_run_is_taken_up(signals):
     assert (code, "run in.mp4 --lossless -s 2 --segment 0.8 -o out.mkv --resume" in err) == (130, True), err
     code, _, err = finish(start(*flags, "-o", "out.mkv", "--resume"))
     assert (code, "going on at frame" in err) == (0, True), err
+    FAULTS["runs stopped by signals and taken up"] += 1
+    FAULTS["frames lost"] += len(frames_of(Path("whole.mkv"))) - len(frames_of(Path("out.mkv")))
     pairs = zip(frames_of(Path("out.mkv")), frames_of(Path("whole.mkv")), strict=True)
     assert all(
         a.pts == b.pts and np.array_equal(a.to_ndarray(format="rgb24"), b.to_ndarray(format="rgb24")) for a, b in pairs
@@ -149,6 +152,8 @@ def test_a_stopped_run_on_two_devices_is_taken_up(signals):
         time.sleep(0.05)
     code, _, err = finish(start(*flags, "-o", "out.mkv", "--devices", "cpu,cpu", "--threads", 2, "--resume"))
     assert (code, "going on at frame" in err) == (0, True), err
+    FAULTS["runs stopped by signals and taken up"] += 1
+    FAULTS["frames lost"] += len(frames_of(Path("whole.mkv"))) - len(frames_of(Path("out.mkv")))
     pairs = zip(frames_of(Path("out.mkv")), frames_of(Path("whole.mkv")), strict=True)
     assert all(
         a.pts == b.pts and np.array_equal(a.to_ndarray(format="rgb24"), b.to_ndarray(format="rgb24")) for a, b in pairs

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import worker_faults
 from click.testing import CliRunner
+from counts import FAULTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from media import Clip, packets_of, picture, write_clip
@@ -171,6 +172,7 @@ def test_what_one_device_cannot_do_another_does(monkeypatch, fault, says):
     result = with_fault(monkeypatch, fault, *RUN, "out.mp4", *TWO)
     assert (result.exit_code, says in result.stderr) == (0, True), result.stderr
     assert ("left to another device" in result.stderr) == ("memory" not in fault)
+    FAULTS["devices lost"] += "memory" not in fault
     assert Path("out.mp4").read_bytes() == expected
 
 
@@ -187,6 +189,8 @@ def test_when_all_have_died_the_rest_is_taken_up(monkeypatch, devices):
     assert (refused.exit_code, "seed 0, now 1" in refused.stderr) == (2, True)
     result = upscale("out.mp4", "--devices", devices, "--resume", "--report", "report.json")
     assert result.exit_code == 0, result.stderr
+    FAULTS["devices lost"] += 2
+    FAULTS["frames lost"] += COUNT - len(packets_of(Path("out.mp4"), "video"))
     assert Path("out.mp4").read_bytes() == expected
     (report,) = json.loads(Path("report.json").read_text())
     assert report["frames"]["done_by_earlier_runs"] == kept

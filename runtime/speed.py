@@ -1,8 +1,9 @@
 """Speed of the networks alone: generated frames in, no video file, no encoder. Needs no av.
 
-    python -m flashvsr_trt.runtime.speed BUNDLE --size 768x1408 --frames 125 --device cuda [--json FILE]
+    python -m flashvsr_trt.runtime.speed BUNDLE|random --size 768x1408 --frames 125 --device cuda [--json FILE]
 
-What decode and encode cost beside it is told by `flashvsr-trt bench`.
+`random`: a network of the real size with random weights, made in the cache. What decode and encode cost beside it is
+told by `flashvsr-trt bench`.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ import numpy as np
 
 from flashvsr_trt.configs import schedule
 from flashvsr_trt.configs.errors import UsageError
+from flashvsr_trt.configs.manifest import PRECISIONS
 from flashvsr_trt.configs.schedule import Parameters
 from flashvsr_trt.runtime import machine
 from flashvsr_trt.runtime.backends import DEVICES, open_backend
 from flashvsr_trt.runtime.backends.base import Backend
 from flashvsr_trt.runtime.bundle import Bundle, open_bundle
+from flashvsr_trt.runtime.device_memory import DeviceMemory
+from flashvsr_trt.runtime.limits import limits
 from flashvsr_trt.runtime.upscaler import VARIANTS, Options, Upscaler
 
 _SCALE = 4
@@ -52,8 +56,9 @@ def measure(bundle: Bundle, backend: Backend, size: tuple[int, int], frames: int
     prepared = [upscaler.prepare(moving_picture(i, height, width)) for i in range(_DISTINCT)]
     began = time.perf_counter()
     marks = [(began, 0, dict(backend.seconds))]
-    for given in _stream(upscaler, prepared, frames):
-        marks.append((time.perf_counter(), given, dict(backend.seconds)))
+    with DeviceMemory(backend) as memory:
+        for given in _stream(upscaler, prepared, frames):
+            marks.append((time.perf_counter(), given, dict(backend.seconds)))
     steps = [
         (after[0] - before[0], {name: after[2][name] - before[2].get(name, 0.0) for name in after[2]})
         for before, after in pairwise(marks)
@@ -83,6 +88,8 @@ def measure(bundle: Bundle, backend: Backend, size: tuple[int, int], frames: int
         "ms_by_graph": {name: 1000 * seconds for name, seconds in by_graph.items() if seconds},
         "ms_of_steps": [round(1000 * seconds, 2) for seconds, _ in steps],
         "peak_rss": machine.peak_rss(),
+        "peak_device": memory.peak,
+        "transfers": dict(backend.transfers),
     }
 
 
@@ -99,9 +106,16 @@ def _stream(upscaler: Upscaler, prepared: list[np.ndarray], frames: int) -> Iter
         yield left + ready
 
 
+def _random(precision: str, backend: Backend) -> Path:
+    from flashvsr_trt.runtime.commands.random_bundle import random_bundle  # the way to the export
+
+    return random_bundle("real", precision, fused=backend.asynchronous and precision != "fp32")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle")
+    parser.add_argument("bundle", help="a folder, or random")
+    parser.add_argument("--precision", default="fp16", choices=PRECISIONS, help="of random weights")
     parser.add_argument("--size", default="768x1408", help="output, HEIGHTxWIDTH")
     parser.add_argument("--frames", type=int, default=125)
     parser.add_argument("--device", default="auto", choices=DEVICES)
@@ -109,11 +123,14 @@ def main() -> None:
     parser.add_argument("--sparse-ratio", type=float, default=2.0)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    bundle, backend = open_bundle(given.bundle), open_backend(given.device)
+    backend = open_backend(given.device)
+    bundle = open_bundle(_random(given.precision, backend) if given.bundle == "random" else given.bundle)
     parameters = Parameters(sparse_ratio=given.sparse_ratio, local_range=bundle.manifest.local_range)
     height, width = map(int, given.size.split("x"))
     options = Options(variant=given.variant, parameters=parameters)
     facts = measure(bundle, backend, (height, width), given.frames, options)
+    run = {"ms_per_step": facts["ms_by_graph"], "canvas": (width, height), "tiles": None}
+    facts |= limits(bundle, backend, run | {"sparse_ratio": given.sparse_ratio})
     if given.json:
         given.json.write_text(json.dumps(facts, indent=1) + "\n")
     for name, value in facts.items():

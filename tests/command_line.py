@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from media import Clip, picture, write_clip
 from stand_in import NoBackend, bundle
 
-from flashvsr_trt.runtime import upscaler
+from flashvsr_trt.runtime import limits, upscaler
 from flashvsr_trt.runtime.cli import cli
 from flashvsr_trt.runtime.commands import bench as bench_module
 from flashvsr_trt.runtime.commands import run as run_module
@@ -20,7 +20,7 @@ FAST = ["-e", "preset=ultrafast"]
 def home(tmp_path, monkeypatch, networks):
     """A folder of its own for a test, with a stand-in bundle in the environment."""
     monkeypatch.setattr(upscaler, "Networks", networks)
-    monkeypatch.setattr(bench_module, "matrix_rate", lambda backend, dtype: 1e12)
+    monkeypatch.setattr(limits, "matrix_rate", lambda backend, dtype: 1e12)
     for module in (run_module, bench_module):
         monkeypatch.setattr(module, "open_backend", lambda *args, **settings: NoBackend())
     bundle(tmp_path / "bundle")

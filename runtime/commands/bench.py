@@ -10,17 +10,14 @@ import time
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from fractions import Fraction
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import click
 
-from flashvsr_trt.configs import manifest as manifests
-from flashvsr_trt.configs.errors import FlashVSRError, UsageError
+from flashvsr_trt.configs.errors import UsageError
 from flashvsr_trt.configs.manifest import PRECISIONS
 from flashvsr_trt.configs.schedule import FIRST_OUTPUT, STEP, Parameters
-from flashvsr_trt.plugins_trt.locations import kernels_folder
 from flashvsr_trt.runtime import console, machine
 from flashvsr_trt.runtime.backends import DEVICES, open_backend
 from flashvsr_trt.runtime.backends.base import Backend
@@ -29,11 +26,10 @@ from flashvsr_trt.runtime.commands.bench_text import as_text
 from flashvsr_trt.runtime.commands.random_bundle import SIZES, random_bundle
 from flashvsr_trt.runtime.device_memory import DeviceMemory
 from flashvsr_trt.runtime.execution import Report, execute
-from flashvsr_trt.runtime.flops import step_flops
 from flashvsr_trt.runtime.identity import Described
 from flashvsr_trt.runtime.interrupt import run_stoppable
 from flashvsr_trt.runtime.jobs import Job, Planned, plan
-from flashvsr_trt.runtime.matrix_rate import matrix_rate
+from flashvsr_trt.runtime.limits import limits
 from flashvsr_trt.runtime.progress import STAGES, Display, Meter, Status, choose_display
 from flashvsr_trt.runtime.sizes import Size, parse_size, parse_tile
 from flashvsr_trt.runtime.speed import moving_picture
@@ -164,41 +160,6 @@ def _run(
             on_stop=lambda: console.LOG.warning("stopping after this step"),
             at_once=lambda: shutil.rmtree(folder, ignore_errors=True),
         )
-
-
-def limits(bundle: Bundle, backend: Backend, facts: dict[str, Any]) -> dict[str, Any]:
-    """What the step computes, at which rate, and the machine's own rate of a matrix product beside it."""
-    if facts["ms_per_step"] is None or facts["tiles"] is not None:
-        return {"matrix_tflops": None, "graphs": {}, "attention": None}
-    (width, height), dtype = facts["canvas"], manifests.DTYPES[bundle.manifest.precision]
-    ceiling = matrix_rate(backend, dtype)
-    parameters = Parameters(sparse_ratio=facts["sparse_ratio"], local_range=bundle.manifest.local_range)
-    graphs = {}
-    for name, flop in step_flops(bundle.manifest, height, width, parameters).items():
-        graphs[name] = {"tflop": round(flop / 1e12, 4), "limit_ms": round(1000 * flop / ceiling, 4)}
-        if milliseconds := facts["ms_per_step"].get(name):
-            rate = 1000 * flop / milliseconds
-            graphs[name] |= {"tflops": round(rate / 1e12, 3), "of_matrix": round(rate / ceiling, 4)}
-    own = attention_apart(backend, (height, width), bundle, facts["sparse_ratio"])
-    return {"matrix_tflops": round(ceiling / 1e12, 3), "graphs": graphs, "attention": own}
-
-
-def attention_apart(backend: Backend, canvas: tuple[int, int], bundle: Bundle, ratio: float) -> dict[str, float] | None:
-    """One layer's selection and attention by the project's kernels, in ms; None where they do not run or cannot be
-    timed apart (that takes torch)."""
-    precision = bundle.manifest.precision
-    if not backend.asynchronous or precision == "fp32" or find_spec("torch") is None:
-        return None
-    from flashvsr_trt.plugins_trt import bench_attention
-    from flashvsr_trt.plugins_trt.kernels.driver import Driver, load_kernels
-
-    try:
-        element = manifests.DTYPES[precision]
-        kernels = load_kernels(kernels_folder(), element, Driver())
-    except FlashVSRError as error:
-        console.LOG.warning("attention is not timed apart: %s", error.came)
-        return None
-    return bench_attention.measure(kernels, *canvas, element, ratio, bundle.manifest.sizes.heads)
 
 
 def measure(

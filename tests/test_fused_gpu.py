@@ -1,0 +1,131 @@
+"""The fused ops by ONNX Runtime on a GPU, against their function bodies in float32 on the CPU.
+
+The library is `make kernels`'s, or the one that FLASHVSR_TRT_ORT_LIBRARY names.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper
+
+from flashvsr_trt.plugins_trt import spec
+from flashvsr_trt.plugins_trt.locations import ort_library
+
+onnx_ops = pytest.importorskip("flashvsr_trt.export.onnx_ops")
+LIBRARY = Path(os.environ.get("FLASHVSR_TRT_ORT_LIBRARY") or ort_library())
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        "CUDAExecutionProvider" not in ort.get_available_providers() or not LIBRARY.is_file(),
+        reason="needs onnxruntime-gpu, a GPU and the compiled library",
+    ),
+]
+TYPES = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16, "float32": TensorProto.FLOAT}
+# ||out - ref|| / ||ref||: inputs are rounded alike on both sides, so what is left is the rounding of the result and of
+# the one intermediate that a kernel rounds.
+TOLERANCES = {"float16": 1e-3, "bfloat16": 8e-3}
+DIM, HEADS = 1536, 12
+
+
+def model(op: spec.Op, shapes: dict[str, tuple[int, ...]], element: str, attributes: dict[str, int]) -> bytes:
+    """float32 inputs, rounded to `element`, the op, and its results as float32."""
+    nodes, inputs, outputs = [], [], []
+    for name, kind in op.inputs:
+        inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]))
+        to = TYPES[element] if kind == "T" else TensorProto.FLOAT
+        nodes.append(helper.make_node("Cast", [name], [f"{name}.cast"], to=to))
+    made = [f"{name}.made" for name, _ in op.outputs]
+    nodes.append(helper.make_node(op.name, [f"{i.name}.cast" for i in inputs], made, domain=spec.DOMAIN, **attributes))
+    for (name, _), inner in zip(op.outputs, made, strict=True):
+        outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+        nodes.append(helper.make_node("Cast", [inner], [name], to=TensorProto.FLOAT))
+    opset = 22 if element == "bfloat16" else 20
+    functions = onnx_ops.functions({op.name})
+    for function in functions:
+        for imported in function.opset_import:
+            imported.version = opset if imported.domain == "" else imported.version
+    graph = helper.make_graph(nodes, "op", inputs, outputs)
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid(spec.DOMAIN, spec.OPSET)]
+    return helper.make_model(graph, functions=functions, opset_imports=imports, ir_version=10).SerializeToString()
+
+
+def rounded(x: np.ndarray, element: str) -> np.ndarray:
+    if element == "float16":
+        return x.astype(np.float16).astype(np.float32)
+    bits = x.astype(np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
+def draw(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    feed = {name: random.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
+    if "weight" in feed:  # results of order one
+        shape = feed["weight"].shape
+        feed["weight"] /= np.sqrt(np.prod(shape[-3:] if len(shape) > 2 else shape[-1:]))
+    if "table" in feed:
+        angles = feed["table"][..., 0]
+        feed["table"] = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    return feed
+
+
+WINDOWS = (1, 2, 3, 128)  # slabs, rows, columns, tokens
+LINEAR = {"x": (*WINDOWS, DIM), "weight": (8960, DIM), "bias": (8960,)}
+CONVOLVE = {"x": (2, 32, 48, 256), "weight": (256, 3, 3, 256), "bias": (256,)}
+CASES = {
+    "Linear": (spec.LINEAR, LINEAR, {}),
+    "Linear of few rows": (spec.LINEAR, LINEAR | {"x": (7, DIM)}, {}),
+    "LinearGelu": (spec.LINEAR_GELU, LINEAR, {}),
+    "LinearAdd": (
+        spec.LINEAR_ADD,
+        {"x": (*WINDOWS, 8960), "weight": (DIM, 8960), "bias": (DIM,), "residual": (*WINDOWS, DIM)},
+        {},
+    ),
+    "NormRotate": (
+        spec.NORM_ROTATE,
+        {"qkv": (*WINDOWS, 3 * DIM), "gain_q": (DIM,), "gain_k": (DIM,), "table": (*WINDOWS, 1, 64, 2)},
+        {},
+    ),
+    "PromptAttention": (
+        spec.PROMPT_ATTENTION,
+        {"q": (*WINDOWS, DIM), "gain": (DIM,), "k": (512, DIM), "v": (512, DIM)},
+        {"heads": HEADS},
+    ),
+    "Convolve": (spec.CONVOLVE, CONVOLVE, {}),
+    "Convolve of part tiles": (spec.CONVOLVE, CONVOLVE | {"x": (3, 24, 40, 256)}, {}),
+    "ConvolveAdd": (spec.CONVOLVE_ADD, CONVOLVE | {"residual": (2, 32, 48, 256)}, {}),
+    "ConvolvePast": (spec.CONVOLVE_PAST, CONVOLVE | {"weight": (256, 3, 3, 512), "past": (32, 48, 256)}, {}),
+    "ConvolveUp": (spec.CONVOLVE_UP, {"x": (2, 32, 48, 256), "weight": (4, 256, 2, 2, 256)}, {"growth": 2}),
+    "ConvolveUpRelu": (spec.CONVOLVE_UP_RELU, {"x": (2, 16, 80, 128), "weight": (4, 128, 2, 2, 128)}, {"growth": 1}),
+}
+
+
+@pytest.mark.parametrize("element", ["float16", "bfloat16"])
+@pytest.mark.parametrize("case", CASES)
+def test_op(case, element):
+    op, shapes, attributes = CASES[case]
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.register_custom_ops_library(str(LIBRARY))
+    cuda = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    on_gpu = ort.InferenceSession(model(op, shapes, element, attributes), options, providers=cuda)
+    on_cpu = ort.InferenceSession(model(op, shapes, "float32", attributes), providers=["CPUExecutionProvider"])
+    kinds = dict(op.inputs)
+    for seed in range(3):
+        feed = draw(shapes, seed)
+        same = {name: rounded(x, element) if kinds[name] == "T" else x for name, x in feed.items()}
+        for out, ref in zip(on_gpu.run(None, feed), on_cpu.run(None, same), strict=True):
+            assert out.shape == ref.shape
+            error = np.linalg.norm(out - ref) / np.linalg.norm(ref)
+            assert error < TOLERANCES[element], f"seed {seed}: {error:.2e}"  # NaN fails too
+
+
+def test_cases_are_all_ops():
+    assert {op for op, _, _ in CASES.values()} == set(spec.FUSED_OPS)
+    for op, shapes, attributes in CASES.values():
+        onnx.checker.check_model(onnx.load_from_string(model(op, shapes, "float32", attributes)))

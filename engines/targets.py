@@ -46,8 +46,8 @@ def this_gpu() -> str:
     return exact_name(10 * major + minor, name.value.decode())
 
 
-def parse_targets(text: str | None, flavour: Flavour) -> tuple[str, ...]:
-    """The targets of `--target sm86,sm89`; None gives all current RTX generations, or this GPU.
+def parse_targets(text: str | None, flavour: Flavour, *, weights: str = "bundle") -> tuple[str, ...]:
+    """The targets of `--target sm86,sm89`; None gives all current RTX generations that have `weights`, or this GPU.
 
     Raises:
         UsageError: one that this flavour does not build for.
@@ -61,11 +61,9 @@ def parse_targets(text: str | None, flavour: Flavour) -> tuple[str, ...]:
                 todo="leave --target out, or install the flavour tensorrt_rtx",
             )
         return (this_gpu(),)
-    named = [
-        part.strip().lower().replace("_", "")
-        for part in (",".join(DEFAULT) if text is None else text).split(",")
-        if part.strip()
-    ]
+    if text is None:
+        return tuple(target for target in DEFAULT if weights != "fp8" or target in FP8)
+    named = [part.strip().lower().replace("_", "") for part in text.split(",") if part.strip()]
     unknown = [target for target in named if target not in offered]
     if unknown or not named:
         what = f" ({GENERATIONS[unknown[0]]})" if unknown and unknown[0] in GENERATIONS else ""

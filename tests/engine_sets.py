@@ -26,13 +26,14 @@ needs_rtx = pytest.mark.skipif(tensorrt_rtx is None, reason=MISSING)
 
 def wanted_of(bundle: Path, tier: int | str = 8, variant: str = "tiny", target: str | None = None) -> sets.Wanted:
     flavour = trt.load("tensorrt_rtx")
+    chosen = load_tier(tier)
     return sets.Wanted(
         bundle=bundle,
         manifest=manifests.load(bundle),
-        tier=load_tier(tier),
+        tier=chosen,
         variant=variant,
         flavour=flavour,
-        targets=targets.parse_targets(target, flavour),
+        targets=targets.parse_targets(target, flavour, weights=chosen.weights),
     )
 
 

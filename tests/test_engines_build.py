@@ -10,7 +10,7 @@ import pytest
 from engine_sets import build, needs_rtx, wanted_of
 
 from flashvsr_trt.configs.errors import BundleError, FlashVSRError, UsageError, WriteError
-from flashvsr_trt.configs.tiers import SIZES, load_tier
+from flashvsr_trt.configs.tiers import FP8, SIZES, load_tier
 from flashvsr_trt.engines import build as building
 from flashvsr_trt.engines import prepare as preparing
 from flashvsr_trt.engines import sets, store, targets
@@ -91,12 +91,15 @@ def test_fp32_bundle_builds_with_the_attention_in_fp16(cache, seeded_bundle):
 
 
 @needs_rtx
-def test_fp8_weights(cache, seeded_bundle_fp16):
-    wanted = wanted_of(seeded_bundle_fp16, target="sm89,sm120")
-    small = replace(wanted, tier=replace(wanted.tier, weights="fp8"))
-    assert build(small, "dit").weights < 0.7 * build(wanted, "dit").weights
+@pytest.mark.parametrize("size", FP8)
+def test_fp8_tiers_build_where_the_target_has_it(cache, seeded_bundle_fp16, size):
+    wanted = wanted_of(seeded_bundle_fp16, f"{size}-fp8")
+    assert wanted.targets == ("sm89", "sm120")
+    eighth, plain = (build(one, "dit") for one in (wanted, wanted_of(seeded_bundle_fp16, size, target="sm89,sm120")))
+    assert eighth.plugins == 1
+    assert eighth.weights < 0.7 * plain.weights
     with pytest.raises(UsageError, match=r"sm86 \(RTX 30\) has no FP8"):
-        sets.ensure(replace(small, targets=("sm86", "sm89")), lambda line: None)
+        sets.ensure(replace(wanted, targets=("sm86", "sm89")), lambda line: None)
 
 
 @needs_rtx

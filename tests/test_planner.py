@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from flashvsr_trt.configs.cache import cache_root
 from flashvsr_trt.configs.errors import BackendUnavailable, OutOfMemory, UsageError
 from flashvsr_trt.configs.manifest import File, Manifest
 from flashvsr_trt.configs.schedule import Parameters
-from flashvsr_trt.configs.tiers import SIZES, load_tier, read_tier
+from flashvsr_trt.configs.tiers import FP8, SIZES, load_tier, read_tier
 from flashvsr_trt.engines.key import EngineKey
 from flashvsr_trt.engines.store import Engine, EngineSet
 from flashvsr_trt.runtime import planner
@@ -54,7 +55,7 @@ def fitted(made: planner.Plan, variant: str, **options) -> tuple[Options, planne
     return Card(asked.tier).fit(asked.manifest, asked.canvas, Options(variant=variant, **options), may_tile=True)
 
 
-def work(tier: int, height: int, width: int, variant: str = "tiny", **extra) -> planner.Work:
+def work(tier: int | str, height: int, width: int, variant: str = "tiny", **extra) -> planner.Work:
     canvas = schedule.canvas(-(-height // 4), -(-width // 4), output=(height, width))
     return planner.Work(manifest=real_manifest(), canvas=canvas, tier=load_tier(tier), variant=variant, **extra)
 
@@ -137,7 +138,7 @@ def test_fp8_weights_leave_more_room():
     assert plain.phases[0].weights - eighth.phases[0].weights == real_manifest().files["dit.bin"].bytes // 2
 
 
-@pytest.mark.parametrize("tier", SIZES)
+@pytest.mark.parametrize("tier", [*SIZES, *(f"{size}-fp8" for size in FP8)])
 def test_tier_computes_its_own_tile_at_once(tier):
     tile = load_tier(tier).tile
     made = planner.plan(work(tier, *tile, load_tier(tier).variant))
@@ -242,6 +243,10 @@ def test_names_of_tiers():
     assert load_tier("8") == load_tier(8) == load_tier("8GB")
     assert (load_tier("12-fp8").name, load_tier("12gb-FP8").weights) == ("12gb-fp8", "fp8")
     assert load_tier(load_tier("12-fp8").name) == load_tier("12-fp8")
+    for size in FP8:
+        plain, eighth = load_tier(size), load_tier(f"{size}-fp8")
+        assert replace(eighth, name=plain.name, weights="bundle", tile=plain.tile) == plain
+        assert math.prod(eighth.tile) > math.prod(plain.tile)
     with pytest.raises(UsageError, match="no tier '10'") as caught:
         load_tier(10)
     assert "8, 12, 16, 24, 48" in caught.value.expected
@@ -300,7 +305,7 @@ def test_largest_tier_that_fits_a_card(mib, largest):
     found = tiers_of(mib << 20)
     assert found[0].name == largest
     assert [tier.memory_gib for tier in found] == sorted((tier.memory_gib for tier in found), reverse=True)
-    assert found[1].weights == "fp8"
+    assert [tier.name for tier in found[-2:]] == ["8gb", "8gb-fp8"]
 
 
 def test_engines_of_another_gpu_are_refused():

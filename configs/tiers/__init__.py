@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ from flashvsr_trt.configs.errors import UsageError
 from flashvsr_trt.configs.schedule import GRID
 
 SIZES = (8, 12, 16, 24, 48)  # GB of device memory
+FP8 = (8, 12, 16)  # those that also come with FP8 weights: larger tiles; above, memory is not what is short
 WEIGHTS = ("bundle", "fp8")
 VARIANTS = ("tiny", "long")
 USABLE = 0.92  # of the memory: the most that a plan may predict
 MIB, GIB = 2**20, 2**30
-_FP8 = "-fp8"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ def _on_grid(tile: tuple[int, int]) -> bool:
 
 
 def load_tier(name: str | int) -> Tier:
-    """The tier of that many GB, e.g. 8 or "8gb", or "8-fp8": the same with FP8 weights; or of a file, e.g. "mine.toml".
+    """The tier of that many GB, e.g. 8, "8gb" or "8-fp8" (with FP8 weights); or of a file, e.g. "mine.toml".
 
     Raises:
         UsageError: no such tier, or a file with a key missing, unknown, or out of range.
@@ -87,12 +87,12 @@ def load_tier(name: str | int) -> Tier:
     text = str(name)
     if text.endswith(".toml"):
         return read_tier(Path(text))
-    size = text.lower().removesuffix(_FP8).removesuffix("gb")
-    if size not in map(str, SIZES):
-        known = ", ".join(map(str, SIZES))
-        raise UsageError(f"there is no tier {text!r}", expected=f"{known}, one of them and {_FP8}, or a .toml file")
-    tier = read_tier(Path(str(files("flashvsr_trt.configs").joinpath("tiers", f"{size}gb.toml"))))
-    return replace(tier, name=tier.name + _FP8, weights="fp8") if text.lower().endswith(_FP8) else tier
+    stem = text.lower().replace("gb", "")
+    known = [*map(str, SIZES), *(f"{size}-fp8" for size in FP8)]
+    if stem not in known:
+        raise UsageError(f"there is no tier {text!r}", expected=f"{', '.join(known)}, or a .toml file")
+    size, dash, kind = stem.partition("-")
+    return read_tier(Path(str(files("flashvsr_trt.configs").joinpath("tiers", f"{size}gb{dash}{kind}.toml"))))
 
 
 def read_tier(path: Path) -> Tier:

@@ -21,7 +21,7 @@ import numpy as np
 from flashvsr_trt.configs.cache import cache_root
 from flashvsr_trt.configs.contract import Graph
 from flashvsr_trt.configs.errors import BackendUnavailable, BundleError
-from flashvsr_trt.configs.tiers import GIB, MIB, SIZES, Tier, load_tier
+from flashvsr_trt.configs.tiers import FP8, GIB, MIB, SIZES, Tier, load_tier
 from flashvsr_trt.engines import trt
 from flashvsr_trt.engines.sets import Wanted, find_for_gpu
 from flashvsr_trt.engines.store import EngineSet
@@ -143,7 +143,8 @@ def tiers_of(memory: int) -> list[Tier]:
     fitting = [size for size in SIZES if size <= round(memory / GIB)] or SIZES[
         :1
     ]  # a card of 24 GB tells a little less
-    return [load_tier(name) for size in reversed(fitting) for name in (str(size), f"{size}-fp8")]
+    names = [name for size in reversed(fitting) for name in (str(size), f"{size}-fp8" if size in FP8 else "") if name]
+    return [load_tier(name) for name in names]
 
 
 def check_gpu(engines: EngineSet, capability: int, name: str) -> None:

@@ -224,7 +224,7 @@ def choose(flags: dict[str, Any]) -> Wanted:
         tier=tier,
         variant=flags["variant"] or tier.variant,
         flavour=flavour,
-        targets=targets.parse_targets(flags["target"], flavour),
+        targets=targets.parse_targets(flags["target"], flavour, weights=tier.weights),
     )
 
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flashvsr_trt.configs.errors import WriteError
 from flashvsr_trt.runtime import pipeline, session
 from flashvsr_trt.runtime.backends import open_backend
 from flashvsr_trt.runtime.backends.base import Backend
@@ -27,9 +28,10 @@ from flashvsr_trt.runtime.session import Scenes
 from flashvsr_trt.runtime.upscaler import Upscaler
 from flashvsr_trt.runtime.video.frames import Frame, ReadStats
 from flashvsr_trt.runtime.video.images import sync_file
-from flashvsr_trt.runtime.video.output import publish
+from flashvsr_trt.runtime.video.output import Copied, publish
 from flashvsr_trt.runtime.video.reader import Source
 from flashvsr_trt.runtime.video.segments import join
+from flashvsr_trt.runtime.video.stills import folder_bytes, publish_folder
 from flashvsr_trt.runtime.video.writer import WriteResult, open_writer
 from flashvsr_trt.runtime.work import Kept, Work
 
@@ -166,18 +168,23 @@ def begin_work(work: Work, planned: Planned, fresh: Kept, *, parts: bool = False
 
 
 def finish_work(work: Work, planned: Planned, kept: Kept) -> WriteResult:
-    """Joins the segments and gives the file its name. Its size is kept before: it tells of a run cut off here."""
-    copied = join(planned.output, work.path, kept.segments, work.joined)
-    sync_file(work.joined)
-    kept.size = work.joined.stat().st_size
+    """Joins the segments and gives the output its name. Its size is kept before: it tells of a run cut off here."""
+    output, images = planned.output, planned.output.kind == "images"
+    copied = Copied(output.path) if images else join(output, work.path, kept.segments, work.joined)
+    if not images:
+        sync_file(work.joined)
+    kept.size = size = folder_bytes(work.joined) if images else work.joined.stat().st_size
     try:
         work.save(kept)
-        size = publish(work.joined, planned.output)
-    except BaseException:
+        (publish_folder if images else publish)(work.joined, output)
+    except BaseException as error:
         kept.size = None
+        if isinstance(error, OSError):
+            what = f"all is done, but {output.path} could not be given its name: {error.strerror or error}"
+            raise WriteError(what, todo="remove what is in the way, then run the same command again") from error
         raise
     work.finish()
-    return WriteResult(planned.output.path, kept.frames, size, copied.check())
+    return WriteResult(output.path, kept.frames, size, copied.check())
 
 
 def _report(

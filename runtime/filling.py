@@ -15,11 +15,12 @@ from flashvsr_trt.runtime.bundle import Bundle
 from flashvsr_trt.runtime.console import LOG
 from flashvsr_trt.runtime.jobs import Planned
 from flashvsr_trt.runtime.progress import Meter, Status, look
-from flashvsr_trt.runtime.session import Recorded, SceneCut, Scenes
+from flashvsr_trt.runtime.session import Recorded, SceneCut, Scenes, Segments
 from flashvsr_trt.runtime.shrink import smaller
 from flashvsr_trt.runtime.upscaler import Upscaler
 from flashvsr_trt.runtime.video.frames import Frame
 from flashvsr_trt.runtime.video.segments import SegmentWriter
+from flashvsr_trt.runtime.video.stills import ImageSegments
 from flashvsr_trt.runtime.work import Kept, Work
 
 
@@ -134,7 +135,11 @@ class Filling:
         self, work: Work, kept: Kept, cut: SceneCut, frames: Callable[[int], Iterator[Frame]]
     ) -> tuple[pipeline.Progress, Recorded]:
         planned, info = self._planned, self._planned.info
-        writer = SegmentWriter(planned.output, work.path, kept.segments, kept.timeline)
+        writer: Segments
+        if planned.output.kind == "images":
+            writer = ImageSegments(planned.output, work.path, work.joined, kept.segments)
+        else:
+            writer = SegmentWriter(planned.output, work.path, kept.segments, kept.timeline)
         recorded = Recorded(work, kept, writer, planned.segment, cut)
         try:
             if self._upscaler is None:

@@ -81,7 +81,7 @@ class Planned:
 
     @property
     def resumable(self) -> bool:
-        """Whether the work is kept: the source can be read again, and the output is a file of segments."""
+        """Whether the work is kept: the source can be read again, and the output is made of segments."""
         return self.source.info.path != STDIN and keeps(self.output)
 
     @property
@@ -123,7 +123,9 @@ class AlreadyDone(OutputExists):
 def keeps(output: OutputPlan) -> bool:
     """Whether an output grows in segments."""
     target = output.video
-    return output.kind == "video" and output.path != STDOUT and target is not None and target.muxer != "yuv4mpegpipe"
+    if target is None:
+        return output.kind == "images"
+    return output.path != STDOUT and target.muxer != "yuv4mpegpipe"
 
 
 def plan(job: Job, bundle: Bundle, device: Described) -> Planned:
@@ -217,9 +219,8 @@ def _with_session(planned: Planned, bundle: Bundle, device: Described) -> Planne
 
 def _settings(planned: Planned, bundle: Bundle, device: Described) -> dict[str, Any]:
     """All that decides the output's bits, by the names that people know. Only what JSON gives back unchanged."""
-    options, canvas, target, job = planned.options, planned.canvas, planned.output.video, planned.job
-    assert target is not None
-    encoder, parameters, cut = target.encoder, options.parameters, planned.scene_cut
+    options, canvas, job = planned.options, planned.canvas, planned.job
+    parameters, cut = options.parameters, planned.scene_cut
     return {
         **source_identity(planned.info.path),
         "part of the source": f"{job.start} to {job.end}, {job.frames} frames",
@@ -239,13 +240,23 @@ def _settings(planned: Planned, bundle: Bundle, device: Described) -> dict[str, 
         "noise": "the seed's" if options.noise is None else "the caller's",
         "scene cuts": [str(place) for place in cut.places] if isinstance(cut, Listed) else cut is not None,
         "segment length": planned.segment,
+        **_encoding(planned.output),
+        **program_identity(),
+    }
+
+
+def _encoding(output: OutputPlan) -> dict[str, Any]:
+    target = output.video
+    if target is None:
+        return {"container": "PNG files", "bits": output.depth}
+    encoder = target.encoder
+    return {
         "container": target.muxer,
         "encoder": encoder.codec,
         "pixel format": encoder.pix_fmt,
         "encoder options": dict(encoder.options),
         "time base": str(encoder.time_base),
         "copied streams": list(target.copied),
-        **program_identity(),
     }
 
 

@@ -24,10 +24,12 @@ from flashvsr_trt.runtime.tiles import Tiling
 from flashvsr_trt.runtime.upscaler import Options
 from flashvsr_trt.runtime.video.frames import Frame
 from flashvsr_trt.runtime.video.segments import SegmentWriter
+from flashvsr_trt.runtime.video.stills import ImageSegments
 from flashvsr_trt.runtime.work import Kept, Work
 
 SEGMENT_S = 10.0  # of video, for each GiB of state that is stored at its end
 SceneCut = scenes.Detector | scenes.Listed | None
+Segments = SegmentWriter | ImageSegments
 
 
 def state_bytes(manifest: Manifest, canvas: Canvas, options: Options) -> int:
@@ -122,7 +124,7 @@ class Recorded(Scenes):
         cut: where scenes begin.
     """
 
-    def __init__(self, work: Work, kept: Kept, writer: SegmentWriter, every: int, cut: SceneCut) -> None:
+    def __init__(self, work: Work, kept: Kept, writer: Segments, every: int, cut: SceneCut) -> None:
         super().__init__(cut)
         self._work, self._kept, self._writer = work, kept, writer
         self.every, self.start, self.scene = every, kept.next, kept.scene

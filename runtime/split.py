@@ -43,7 +43,7 @@ _SCAN_S = 3.0  # how long a stop waits for the look at the scenes
 
 def check_split(planned: Planned) -> None:
     """Raises UsageError where several devices cannot share one video."""
-    if not planned.resumable:
+    if not planned.resumable or planned.output.video is None:
         raise UsageError(
             f"{planned.output.path} is not made of segments, so several devices cannot share it",
             expected="a video file as output, and a file as input",

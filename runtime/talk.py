@@ -81,7 +81,8 @@ def say_work(planned: Planned) -> None:
     """When work is kept, what that takes, and what is kept already."""
     seconds = float(planned.segment / planned.info.rate)
     say("keep", f"a segment each {planned.segment} frames ({seconds:.3g} s), with {gib(planned.state)} of state;")
-    say("", f"disk: twice the output's size and {gib(2 * planned.state)}, until it is joined")
+    twice = "the" if planned.output.kind == "images" else "twice the"
+    say("", f"disk: {twice} output's size and {gib(2 * planned.state)}, until it is complete")
     kept = planned.kept
     if kept is not None:
         total = "" if planned.frames_out is None else f" of {planned.frames_out}"

@@ -5,7 +5,7 @@
         stream-<frames>.npz           the networks' state after the last closed segment
         state.json                    which of these count
         part-<frame>/                 a part of the video that a device of several works on: a folder like this one
-        output.<suffix>               the joined file, until it gets its name
+        output.<suffix>               the joined file, or the folder of PNG files, until it gets its name
 
 Every file is on the disk before state.json names it, and state.json is replaced in one step. What it does not name is
 left from a run that was cut off, and is removed.
@@ -117,7 +117,7 @@ class Work:
         return InputError(what, expected="the work of an earlier run", todo="--restart throws it away and begins again")
 
     def _renamed(self, kept: Kept) -> bool:
-        there = self._output.is_file() and self._output.stat().st_size == kept.size
+        there = self._output.is_dir() or (self._output.is_file() and self._output.stat().st_size == kept.size)
         return kept.size is not None and there and not self.joined.exists()
 
     def tidy_up(self) -> bool:
@@ -194,6 +194,8 @@ class Work:
         for path in self.path.iterdir():
             if path.name in named or (parts and path.name.startswith(_PART)):
                 continue
+            if kept is not None and path == self.joined and path.is_dir():
+                continue  # the segments list files in it; what they do not list is written again
             if path.is_dir():
                 shutil.rmtree(path)
             else:

@@ -10,9 +10,9 @@ import pytest
 from command_line import FAST, call, clip, left
 from media import frames_of, number_of, picture
 from PIL import Image
-from stand_in import StandIn, bundle
+from stand_in import NoBackend, StandIn, bundle
 
-from flashvsr_trt.runtime import upscaler
+from flashvsr_trt.runtime import jobs, upscaler
 from flashvsr_trt.runtime.cli import COMMANDS
 
 
@@ -182,6 +182,12 @@ def y4m(frames=3):
     return b"YUV4MPEG2 W16 H16 F25:1 Ip A1:1 C420jpeg\n" + (b"FRAME\n" + bytes(384)) * frames
 
 
+def test_the_length_of_stdin_is_not_known():
+    result = call("run", "-", "-o", "out.mkv", "--dry-run", "--json", stdin=y4m())
+    (plan,) = result.events
+    assert (plan["source"]["frames"], plan["steps"], "length not known" in result.err) == (None, None, True)
+
+
 def test_y4m_on_stdin_needs_a_name():
     result = call("run", "-", stdin=y4m())
     assert (result.code, "-o" in result.err) == (2, True)
@@ -215,6 +221,20 @@ def test_a_dry_run_writes_nothing():
     (event,) = result.events
     assert (event["event"], event["size"], event["canvas"], event["steps"]) == ("plan", [256, 192], [256, 256], 1)
     assert event["output"] == "new/folder/in_flashvsr_4x.mp4"
+
+
+def test_tiles_are_taken_where_host_memory_is_short(monkeypatch):
+    clip(count=2, width=320, height=320)
+    (plan,) = call("run", "in.mp4", "--dry-run", "--json").events
+    assert plan["tiles"] is None
+    short = int(0.8 * plan["memory"])
+    monkeypatch.setattr(jobs, "machine_memory", lambda: (short, short))
+    monkeypatch.setattr(NoBackend, "name", "onnxruntime-cpu")
+    (tiled,) = call("run", "in.mp4", "--dry-run", "--json").events
+    assert tiled["tiles"]["dit"][0] < 1280
+    assert tiled["memory"] < plan["memory"]
+    (whole,) = call("run", "in.mp4", "--dry-run", "--json", "--tile", "off").events
+    assert whole["tiles"] is None
 
 
 def test_json_lines():

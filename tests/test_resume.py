@@ -107,6 +107,8 @@ def test_there_must_be_something_to_resume():
     result = upscale("out.mkv", "--resume")
     assert (result.exit_code, "nothing to go on with" in result.stderr) == (2, True)
     result = call("run", "in.mkv", "-o", "out", "--png", "--resume")
+    assert (result.exit_code, "nothing to go on with" in result.stderr) == (2, True)
+    result = call("run", "in.mkv", "-o", "out.y4m", "--resume")
     assert (result.exit_code, "not kept in segments" in result.stderr) == (2, True)
     assert upscale("out.mkv", "--resume", "--restart").exit_code == 2
 

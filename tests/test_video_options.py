@@ -54,6 +54,14 @@ def test_default_names(changes, options, tag, expected):
     assert default_output(info(**changes), tag, options) == expected
 
 
+@pytest.mark.parametrize(("name", "container"), [("out.mp4", "mkv"), ("out.mkv", ".mov")])
+def test_a_name_and_a_container_must_agree(source, tmp_path, name, container):
+    with pytest.raises(UsageError, match="contradict"):
+        plan_output(source, tmp_path / name, (64, 48), OutputOptions(container=container))
+    agreed = (tmp_path / name).with_suffix("." + container.lstrip("."))
+    assert plan_output(source, agreed, (64, 48), OutputOptions(container=container)).path == str(agreed)
+
+
 @pytest.mark.parametrize(
     ("suffix", "changes", "codec", "pix_fmt"),
     [

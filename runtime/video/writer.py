@@ -17,6 +17,7 @@ from flashvsr_trt.runtime.video.frames import FrameTiming, Pixels
 from flashvsr_trt.runtime.video.images import ImageEncoder, sync_file
 from flashvsr_trt.runtime.video.output import OutputFile, Pictures, lock, prepared, publish, set_decode_times
 from flashvsr_trt.runtime.video.plan import STDOUT, OutputPlan
+from flashvsr_trt.runtime.video.stills import FileNames, publish_folder
 from flashvsr_trt.runtime.video.streams import FATAL
 
 
@@ -188,7 +189,7 @@ class ImageWriter(_BaseWriter):
         self._folder = plan.kind == "images"
         self._part = plan.temporary
         self._bytes = 0
-        self._names: set[str] = set()
+        self._name = FileNames()
         if self._folder:
             try:
                 if self._part.exists():
@@ -207,27 +208,17 @@ class ImageWriter(_BaseWriter):
             raise self._failed(error) from error
         self.frames += 1
 
-    def _name(self, timing: FrameTiming) -> str:
-        """The source image's name where that is unique as .png, else the frame number."""
-        name = f"{Path(timing.name).stem}.png" if timing.name else f"{timing.index:06d}.png"
-        if name in self._names:
-            name = f"{timing.name}.png"
-        self._names.add(name)
-        return name
-
     def _complete(self) -> WriteResult:
         self._settled = True
         target = Path(self.plan.path)
         try:
-            if self._folder and target.is_dir():
-                for path in sorted(self._part.iterdir()):
-                    os.replace(path, target / path.name)
-                self._part.rmdir()
-            elif target.exists() and not self.plan.overwrite:
+            if self._folder:
+                publish_folder(self._part, self.plan)
+                return WriteResult(self.plan.path, self.frames, self._bytes)
+            if target.exists() and not self.plan.overwrite:
                 raise OutputExists(f"{target} appeared while this run was working", todo=f"kept in {self._part}")
-            else:
-                sync_file(self._part)
-                os.replace(self._part, target)
+            sync_file(self._part)
+            os.replace(self._part, target)
             sync_file(target.parent)
         except OSError as error:
             raise self._failed(error, self._part) from error

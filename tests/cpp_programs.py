@@ -1,4 +1,4 @@
-"""libflashvsr and its test programs, built with CMake once and kept in pytest's cache: fixtures of tests/test_cpp*.py.
+"""libflashvsr and its test programs: built with CMake, run, given engine sets. Used by tests/test_cpp*.py.
 
 What is missing (CMake, a compiler, headers, a library) skips the tests that need it, with the reason.
 """
@@ -77,20 +77,6 @@ def headers_of(build: Path) -> list[str]:
     return [f"-D{name}={value}" for name, _, value in cached if name in HEADERS and "NOTFOUND" not in value]
 
 
-@pytest.fixture(scope="session")
-def build(pytestconfig: pytest.Config) -> Path:
-    folder = pytestconfig.cache.mkdir("cpp") / "release"  # type: ignore[union-attr]
-    return compiled(folder, "-DCMAKE_BUILD_TYPE=Release", "-DFLASHVSR_WARNINGS_AS_ERRORS=ON")
-
-
-@pytest.fixture(scope="session")
-def sanitized(build: Path, pytestconfig: pytest.Config) -> Path:
-    """Address and undefined-behaviour sanitizers; ONNX Runtime itself is not instrumented."""
-    folder = pytestconfig.cache.mkdir("cpp") / "sanitized"  # type: ignore[union-attr]
-    options = ("-DCMAKE_BUILD_TYPE=Debug", "-DFLASHVSR_SANITIZE=ON", "-DFLASHVSR_EXAMPLES=OFF", *headers_of(build))
-    return compiled(folder, *options)
-
-
 class Inside:
     """Parts of the library by name; see tests/cpp/inside.cpp."""
 
@@ -104,11 +90,6 @@ class Inside:
         return call(self._program, *arguments, data=data).stdout.decode()
 
 
-@pytest.fixture(scope="session")
-def inside(build: Path) -> Inside:
-    return Inside(build)
-
-
 def moving_frames(count: int, height: int, width: int) -> list[np.ndarray]:
     """A smooth picture that a window moves over."""
     rng = np.random.default_rng(9)
@@ -117,25 +98,25 @@ def moving_frames(count: int, height: int, width: int) -> list[np.ndarray]:
     return [np.ascontiguousarray(picture[i : i + height, i // 2 : i // 2 + width]) for i in range(count)]
 
 
-def engine_set(bundle: Path, plans: dict[str, str], **changes: object) -> str:
-    """engines.json of a set of these plans, for the stand-ins' GPU and TensorRT; `changes` are of its key."""
+def engine_set(of: Path, plans: dict[str, str], **changes: object) -> str:
+    """engines.json of a set of a bundle's plans, for the stand-ins' GPU and TensorRT; `changes` are of its key."""
     values = {
-        "bundle": manifest.load(bundle).digest(), "decoder": "tc_decoder", "plugin": "", "tier": "8", "tier_values": "",
+        "bundle": manifest.load(of).digest(), "decoder": "tc_decoder", "plugin": "", "tier": "8", "tier_values": "",
         "profiles": {}, "flags": {"weight_streaming_mib": 0}, "flavour": "tensorrt", "version": "11.1.0.0",
         "targets": ("sm89", "sm90"),
     }  # fmt: skip
     zeros = {"sha256": "", "weights": 0, "activations": 0, "layers": 0, "plugins": 0, "seconds": 0.0}
     engines = {name: asdict(Engine(file=f"{name}.plan", bytes=len(plan), **zeros)) for name, plan in plans.items()}
     key = EngineKey(**(values | changes)).as_dict()
-    return json.dumps({"schema": SCHEMA, "bundle": "", "source": str(bundle), "key": key, "engines": engines})
+    return json.dumps({"schema": SCHEMA, "bundle": "", "source": str(of), "key": key, "engines": engines})
 
 
-def write_engine_set(folder: Path, bundle: Path, *, largest: int = 10**6, **changes: object) -> Path:
+def write_engine_set(folder: Path, of: Path, *, largest: int = 10**6, **changes: object) -> Path:
     """A set whose plans the stand-in for TensorRT runs, with a profile that is too small and one up to `largest`."""
-    names = [name for name in manifest.load(bundle).graphs if not name.startswith("vae")]
-    plans = {name: f"{bundle} {name} 4 {largest}\n" for name in names}
+    names = [name for name in manifest.load(of).graphs if not name.startswith("vae")]
+    plans = {name: f"{of} {name} 4 {largest}\n" for name in names}
     folder.mkdir(parents=True, exist_ok=True)
     for name, plan in plans.items():
         (folder / f"{name}.plan").write_text(plan)
-    (folder / FILE_NAME).write_text(engine_set(bundle, plans, **changes))
+    (folder / FILE_NAME).write_text(engine_set(of, plans, **changes))
     return folder

@@ -20,7 +20,7 @@ from flashvsr_trt.runtime.ring import KvRing
 from flashvsr_trt.runtime.rope import rotary_table
 from flashvsr_trt.runtime.upscaler import Options
 
-pytest_plugins = ("cpp_programs",)
+pytest_plugins = ("cpp_fixtures",)
 
 
 def test_generated_header_is_current(build):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from cpp_programs import ORT_LIBRARY, ROOT, SOURCES, call, compiled, engine_set, headers_of, need
 
-pytest_plugins = ("cpp_programs",)
+pytest_plugins = ("cpp_fixtures",)
 
 HEADER = ROOT / "runtime" / "cpp" / "include" / "flashvsr.h"
 MODES = ("arguments", "stream", "threads", "memory")

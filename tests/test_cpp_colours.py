@@ -9,7 +9,7 @@ from av.video.frame import VideoFrame
 from flashvsr_trt.runtime.video.colour import RgbReader, RgbWriter
 from flashvsr_trt.runtime.video.frames import ColourTags
 
-pytest_plugins = ("cpp_programs",)
+pytest_plugins = ("cpp_fixtures",)
 
 RGB24, RGB48, NV12, P010 = range(4)
 LEFT, CENTRE, TOP_LEFT = range(3)

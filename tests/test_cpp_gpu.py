@@ -17,7 +17,7 @@ from test_cpp_border import VALGRIND
 
 from flashvsr_trt.runtime.backends.onnxruntime_cuda import _OPTIONS
 
-pytest_plugins = ("cpp_programs",)
+pytest_plugins = ("cpp_fixtures",)
 
 
 def stand_ins(build: Path, log: Path) -> dict[str, object]:

@@ -18,7 +18,7 @@ from flashvsr_trt.runtime.upscaler import Options, Parameters, upscale
 from flashvsr_trt.runtime.video.colour import RgbWriter
 from flashvsr_trt.runtime.video.frames import ColourTags
 
-pytest_plugins = ("cpp_programs",)
+pytest_plugins = ("cpp_fixtures",)
 
 COMMAND_LINE = (sys.executable, "-c", "from flashvsr_trt.runtime.cli import main; main()")
 CLIP = ROOT / "tests" / "data" / "clip.mp4"

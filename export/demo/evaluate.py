@@ -12,7 +12,8 @@ import argparse
 import dataclasses
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
@@ -22,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from flashvsr_trt.configs.contract import COLOUR_FIXES, FIRST_LATENTS, STEP_LATENTS
+from flashvsr_trt.configs.errors import UsageError
 from flashvsr_trt.configs.schedule import GRID, padded_frames, steps
 from flashvsr_trt.export.demo import metrics
 from flashvsr_trt.export.demo.checkpoint import load_weights
@@ -126,20 +128,30 @@ def torch_upscale(model: DemoModel, fix: str = "adain") -> Upscale:
     return upscale
 
 
-def measure(upscale: Upscale, clips: Iterator[tuple[str, np.ndarray]], *, degraded: bool) -> list[dict[str, object]]:
-    """A row per clip: PSNR and SSIM of bicubic and result, and the result's flicker over bicubic's."""
-    rows: list[dict[str, object]] = []
+@dataclass(frozen=True)
+class Measured:
+    """Of one set of clips."""
+
+    rows: list[dict[str, object]]  # PSNR, SSIM and flicker of bicubic and result, a row per clip
+    shown: list[np.ndarray]  # bicubic, result and truth side by side, the middle frame of each clip
+
+
+def measure(upscale: Upscale, clips: Iterable[tuple[str, np.ndarray]], *, degraded: bool) -> Measured:
+    measured = Measured([], [])
     for name, truth in clips:
         low = reduced(truth, degraded=degraded)
-        plain, result, original = (torch.from_numpy(x) for x in (bicubic(low), upscale(low), truth))
+        plain, result = bicubic(low), upscale(low)
+        middle = len(truth) // 2
+        measured.shown.append(np.concatenate([plain[middle], result[middle], truth[middle]], axis=1))
         row: dict[str, object] = {"clip": name, "degraded": degraded}
-        for kind, pixels in (("bicubic", plain), ("result", result)):
+        original = torch.from_numpy(truth)
+        for kind, pixels in (("bicubic", torch.from_numpy(plain)), ("result", torch.from_numpy(result))):
             row[f"{kind}_psnr"] = metrics.psnr(pixels, original).mean().item()
             row[f"{kind}_ssim"] = metrics.ssim(pixels, original).mean().item()
             row[f"{kind}_flicker"] = metrics.flicker(pixels, original).item()
-        rows.append(row)
+        measured.rows.append(row)
         print(row, flush=True)
-    return rows
+    return measured
 
 
 def mean(rows: list[dict[str, object]], key: str) -> float:
@@ -163,21 +175,18 @@ def table(sets: Mapping[str, list[dict[str, object]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def picture(upscale: Upscale, clips: Iterator[tuple[str, np.ndarray]], path: Path, *, degraded: bool) -> None:
-    """Bicubic, result and truth side by side, a row per clip, the middle frame."""
-    rows = []
-    for _, truth in clips:
-        low, frame = reduced(truth, degraded=degraded), len(truth) // 2
-        rows.append(np.concatenate([bicubic(low)[frame], upscale(low)[frame], truth[frame]], axis=1))
-    width = max(row.shape[1] for row in rows)
-    rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows]
-    Image.fromarray(np.concatenate(rows)).save(path)
+def picture(shown: list[np.ndarray], path: Path) -> None:
+    """The clips below each other, as a JPEG of full colour resolution."""
+    width = max(row.shape[1] for row in shown)
+    rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in shown]
+    Image.fromarray(np.concatenate(rows)).save(path, quality=90, subsampling=0)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", type=Path, help="weights.safetensors or bundle")
     parser.add_argument("--images", type=Path, default=Path("build/demo/images.zip"))
+    parser.add_argument("--clips", nargs="+", help='only these clips of images, such as "skimage/chelsea 0"')
     parser.add_argument("--videos", type=Path, help="folder of .mp4 files, for evaluation only")
     parser.add_argument("--fix", choices=COLOUR_FIXES, default="adain", help="colour fix")
     parser.add_argument("--frames", type=int, default=33, help="of each video")
@@ -186,21 +195,19 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     upscale = torch_upscale(DemoModel(load_weights(args.weights)), args.fix)
     images = load(args.images, "test")
+    clips = [clip for clip in image_clips(images) if not args.clips or clip[0] in args.clips]
+    if not clips:
+        raise UsageError(f"no clip {', '.join(args.clips)}", expected=f"an image's name and 0 or 1: {sorted(images)}")
     sets = {}
-    for degraded in (False, True):
-        kind = "degraded" if degraded else "clean"
-        sets[f"held-out images, {kind}"] = measure(upscale, image_clips(images), degraded=degraded)
+    for kind, degraded in (("clean", False), ("degraded", True)):
+        of_images = measure(upscale, clips, degraded=degraded)
+        sets[f"held-out images, {kind}"] = of_images.rows
+        picture(of_images.shown, args.out / f"images-{kind}.jpg")
         if args.videos:
-            clips = video_clips(args.videos, args.frames)
-            sets[f"videos, {kind}"] = measure(upscale, clips, degraded=degraded)
-        picture(upscale, image_clips(images), args.out / f"images-{kind}.png", degraded=degraded)
-        if args.videos:
-            picture(
-                upscale,
-                video_clips(args.videos, args.frames),
-                args.out / f"videos-{kind}.png",
-                degraded=degraded,
-            )
+            videos = video_clips(args.videos, args.frames)
+            of_videos = measure(upscale, videos, degraded=degraded)
+            sets[f"videos, {kind}"] = of_videos.rows
+            picture(of_videos.shown, args.out / f"videos-{kind}.jpg")
     (args.out / "table.json").write_text(json.dumps(sets, indent=1) + "\n")
     (args.out / "table.md").write_text(table(sets))
     print(table(sets))

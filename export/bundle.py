@@ -22,6 +22,7 @@ from flashvsr_trt.export.colour import Post
 from flashvsr_trt.export.dit import Dit
 from flashvsr_trt.export.external import INLINE_BYTES, WeightFiles
 from flashvsr_trt.export.fused import FUSED, PLAIN
+from flashvsr_trt.export.fused_colour import FusedAdain
 from flashvsr_trt.export.fused_decoder import FusedTcDecoder, fits
 from flashvsr_trt.export.layouts import TcSizes
 from flashvsr_trt.export.lq_proj import LqProj
@@ -170,7 +171,7 @@ def _networks(weights: Weights, options: Options, contract: dict[str, Graph]) ->
         vae = VaeDecoder.of(weights.vae, dtype=options.dtype)
         yield steps(vae, "vae_decoder.bin", "vae_decoder_first", "vae_decoder")
         del vae
-    yield post_steps(contract)
+    yield post_steps(contract, fused=options.fused)
 
 
 def steps_of(module: nn.Module, file: str, names: Iterable[str], contract: dict[str, Graph]) -> list[Step]:
@@ -178,13 +179,17 @@ def steps_of(module: nn.Module, file: str, names: Iterable[str], contract: dict[
     return [Step(graph=contract[name], module=module, file=file) for name in names if name in contract]
 
 
-def post_steps(contract: dict[str, Graph]) -> list[Step]:
+def post_steps(contract: dict[str, Graph], *, fused: bool = False) -> list[Step]:
     """The colour fixes, which hold no weights of a model."""
+
+    def module(fix: str, bits: int) -> nn.Module:
+        return FusedAdain(bits) if fused and fix == "adain" else Post(fix, bits)
+
     variants = [(fix, bits) for fix in COLOUR_FIXES for bits in BITS]
     return [
         step
         for fix, bits in variants
-        for step in steps_of(Post(fix, bits), "post.bin", [f"post_{fix}{bits}"], contract)
+        for step in steps_of(module(fix, bits), "post.bin", [f"post_{fix}{bits}"], contract)
     ]
 
 

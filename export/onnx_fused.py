@@ -148,8 +148,45 @@ def ConvolveUpRelu(x, weight, growth: int):
     return out
 
 
+@script(_domain, default_opset=op)
+def AdaptedColours(frames, lq, size):
+    """float32 [T, 3, height, width] in [0, 2] of the first `size` rows and columns."""
+    origin = op.Constant(value_ints=[0, 0])
+    x = op.Cast(op.Slice(frames, origin, size, op.Constant(value_ints=[2, 3])), to=1)
+    bytes_ = op.Cast(op.Slice(lq, origin, size, op.Constant(value_ints=[1, 2])), to=1)
+    one = op.Constant(value_float=1.0)
+    reference = op.Transpose(op.Sub(op.Div(bytes_, op.Constant(value_float=127.5)), one), perm=[0, 3, 1, 2])
+    eps = op.Constant(value_float=1e-5)
+    mean = op.ReduceMean(x, [2, 3])
+    centred = op.Sub(x, mean)
+    spread = op.Sqrt(op.Add(op.ReduceMean(op.Mul(centred, centred), [2, 3]), eps))
+    target = op.ReduceMean(reference, [2, 3])
+    apart = op.Sub(reference, target)
+    target_spread = op.Sqrt(op.Add(op.ReduceMean(op.Mul(apart, apart), [2, 3]), eps))
+    fixed = op.Add(op.Mul(op.Div(centred, spread), target_spread), target)
+    out = op.Add(op.Clip(fixed, op.Constant(value_float=-1.0), one), one)
+    return out
+
+
+@script(_domain, default_opset=op)
+def AdaptColours(frames, lq, size):
+    """AdaptedColours in 8 bits, [T, height, width, 3]."""
+    values = op.Mul(AdaptedColours(frames, lq, size), op.Constant(value_float=127.5))
+    pixels = op.Cast(op.Transpose(values, perm=[0, 2, 3, 1]), to=2)
+    return pixels
+
+
+@script(_domain, default_opset=op)
+def AdaptColours16(frames, lq, size):
+    """AdaptedColours in 16 bits."""
+    values = op.Mul(AdaptedColours(frames, lq, size), op.Constant(value_float=32767.5))
+    pixels = op.Cast(op.Transpose(values, perm=[0, 2, 3, 1]), to=4)
+    return pixels
+
+
 def functions() -> list[onnx.FunctionProto]:
     """The bodies, to be appended to a model that uses one of them; helpers first."""
     linear = (Linear, LinearGelu, LinearAdd, Normalised, Rotated, NormRotate, PromptAttention)
     convolutions = (Convolved, Convolve, ConvolveAdd, ConvolvePast, ConvolveUp, ConvolveUpRelu)
-    return [function.to_function_proto() for function in (*linear, *convolutions)]
+    colours = (AdaptedColours, AdaptColours, AdaptColours16)
+    return [function.to_function_proto() for function in (*linear, *convolutions, *colours)]

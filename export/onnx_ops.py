@@ -136,7 +136,7 @@ def schema(op_spec: Op) -> onnx.defs.OpSchema:
     kind = onnx.defs.OpSchema.AttrType
 
     def typed(dtype: str) -> str:
-        return dtype if dtype == "T" else f"tensor({dtype})"
+        return dtype if dtype == "T" else f"tensor({dtype.removeprefix('host ')})"
 
     return onnx.defs.OpSchema(
         op_spec.name,

@@ -17,17 +17,16 @@ from torch import nn
 
 from flashvsr_trt.configs.contract import Graph, evaluate_shape
 from flashvsr_trt.configs.manifest import DTYPES
-from flashvsr_trt.export import onnx_ops
+from flashvsr_trt.export import fused, fused_colour, fused_decoder, onnx_ops
 from flashvsr_trt.export.attention import block_sparse_attention
 from flashvsr_trt.export.canvas_axes import CanvasAxes
-from flashvsr_trt.export.fused import NODES
-from flashvsr_trt.export.fused_decoder import NODES as DECODER_NODES
 from flashvsr_trt.plugins_trt.spec import BLOCK_SPARSE_ATTENTION, DOMAIN, OPSET
 
 ONNX_OPSETS = {"fp32": 20, "fp16": 20, "bf16": 22}  # 22 is the first with a bfloat16 Conv
 # Sizes the tracer sees; any would do that are not 0 or 1 and differ from each other.
 EXAMPLE = {"H": 256, "W": 384, "ring": 5, "slabs": 4, "T": 7}
 FOLD_LIMIT = 4096  # elements; larger constants are weights and stay as they are
+FUSED_NODES = fused.NODES | fused_decoder.NODES | fused_colour.NODES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +54,7 @@ def to_model(step: Step, precision: str) -> ir.Model:
             dynamic_shapes=(axes.dynamic(),),
             custom_translation_table={
                 block_sparse_attention._opoverload: onnx_ops.translation(BLOCK_SPARSE_ATTENTION),
-                **{
-                    op._opoverload: onnx_ops.translation(node, plugin=False)
-                    for op, node in (NODES | DECODER_NODES).items()
-                },
+                **{op._opoverload: onnx_ops.translation(node, plugin=False) for op, node in FUSED_NODES.items()},
                 torch.ops.aten.scaled_dot_product_attention.default: onnx_ops.dense_attention,
             },
             optimize=False,

@@ -23,6 +23,8 @@ are in float32, results are rounded once.
 - `ConvolveUp`, with ReLU `ConvolveUpRelu`: a 3x3 convolution without bias behind nearest 2x upsampling, as one of 2x2
   taps for each position of an output pixel in its pair of rows and columns; `growth` frames out of each come from
   consecutive rows of the weight.
+- `AdaptColours`, `AdaptColours16`: the first `size` rows and columns of the frames; mean and standard deviation (1e-5
+  added to the variance) of each frame and colour become those of lq / 127.5 - 1; truncated to 8 or 16 bits of [-1, 1].
 """
 
 from __future__ import annotations
@@ -36,7 +38,10 @@ ABI = 1  # raised whenever an op's inputs, attributes or meaning change
 
 @dataclass(frozen=True, kw_only=True)
 class Op:
-    """One op. Inputs are (name, element type), "T" being float32, float16 or bfloat16; attributes are int64."""
+    """One op. Inputs are (name, element type), "T" being float32, float16 or bfloat16; attributes are int64.
+
+    "host int64" lies in host memory: the output's shape follows from its values.
+    """
 
     name: str
     inputs: tuple[tuple[str, str], ...]
@@ -98,6 +103,11 @@ _CONVOLVE_UP = (("x", "T"), ("weight", "T"))
 CONVOLVE_UP = Op(name="ConvolveUp", inputs=_CONVOLVE_UP, outputs=(("out", "T"),), attributes=("growth",))
 CONVOLVE_UP_RELU = Op(name="ConvolveUpRelu", inputs=_CONVOLVE_UP, outputs=(("out", "T"),), attributes=("growth",))
 
+# frames: [T, 3, H, W]; lq: [T, H, W, 3]; size: (height, width); pixels: [T, height, width, 3]
+_ADAPT = (("frames", "T"), ("lq", "uint8"), ("size", "host int64"))
+ADAPT_COLOURS = Op(name="AdaptColours", inputs=_ADAPT, outputs=(("pixels", "uint8"),), attributes=())
+ADAPT_COLOURS_16 = Op(name="AdaptColours16", inputs=_ADAPT, outputs=(("pixels", "uint16"),), attributes=())
+
 FUSED_OPS = (
     LINEAR,
     LINEAR_GELU,
@@ -109,4 +119,6 @@ FUSED_OPS = (
     CONVOLVE_PAST,
     CONVOLVE_UP,
     CONVOLVE_UP_RELU,
+    ADAPT_COLOURS,
+    ADAPT_COLOURS_16,
 )

@@ -28,7 +28,13 @@ from flashvsr_trt.export.to_onnx import Step
 from flashvsr_trt.export.validate import random_inputs, validate
 from flashvsr_trt.plugins_trt import spec
 
-TYPES = {"T": TensorProto.FLOAT16, "float": TensorProto.FLOAT}
+TYPES = {
+    "T": TensorProto.FLOAT16,
+    "float": TensorProto.FLOAT,
+    "host int64": TensorProto.INT64,
+    "uint8": TensorProto.UINT8,
+    "uint16": TensorProto.UINT16,
+}
 HEADS, DIM = 2, 256
 TOLERANCE = 4e-3  # float16 inputs and results of order one; sums in ONNX Runtime's float32
 
@@ -110,6 +116,39 @@ def test_prompt_attention():
     scores = np.exp(np.einsum("qhd,khd->hqk", q, k) / np.sqrt(128))
     expected = np.einsum("hqk,khd->qhd", scores / scores.sum(axis=-1, keepdims=True), v)
     np.testing.assert_allclose(out.reshape(expected.shape), expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_adapt_colours(bits):
+    """Only the first rows and columns count, and come out."""
+    feed = {
+        "frames": numbers(2, 3, 10, 14, seed=13) / 3,
+        "lq": np.random.default_rng(14).integers(0, 256, (2, 10, 14, 3), dtype=np.uint8),
+        "size": np.array([7, 11]),
+    }
+    (out,) = run(spec.ADAPT_COLOURS if bits == 8 else spec.ADAPT_COLOURS_16, feed)
+    x, target = feed["frames"].astype(np.float64)[:, :, :7, :11], feed["lq"][:, :7, :11] / 127.5 - 1
+    target = target.transpose(0, 3, 1, 2)
+    axes = {"axis": (2, 3), "keepdims": True}
+    fixed = (x - x.mean(**axes)) * np.sqrt((target.var(**axes) + 1e-5) / (x.var(**axes) + 1e-5)) + target.mean(**axes)
+    top = 2**bits - 1
+    expected = np.trunc(np.clip((fixed + 1) * (top / 2), 0, top)).transpose(0, 2, 3, 1)
+    assert out.dtype == f"uint{bits}"
+    off = np.abs(out - expected)
+    assert off.max() <= 1  # truncation of what float32 has rounded
+    assert (off > 0).mean() < 0.02
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_graph_of_colours(weights, tmp_path, bits):
+    name = f"post_adain{bits}"
+    graph = bundle_module.graphs(weights.sizes, causal=True)[name]
+    (made,) = bundle_module.post_steps({name: graph}, fused=True)
+    path = written(made, tmp_path, "fp16")
+    assert validate(made, path, "fp16").checked
+    model = onnx.load(path, load_external_data=False)
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds == ["AdaptColours" if bits == 8 else "AdaptColours16"]
 
 
 # --- a DiT of them

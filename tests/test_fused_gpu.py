@@ -19,14 +19,18 @@ from flashvsr_trt.plugins_trt.locations import ort_library
 
 onnx_ops = pytest.importorskip("flashvsr_trt.export.onnx_ops")
 LIBRARY = Path(os.environ.get("FLASHVSR_TRT_ORT_LIBRARY") or ort_library())
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        "CUDAExecutionProvider" not in ort.get_available_providers() or not LIBRARY.is_file(),
-        reason="needs onnxruntime-gpu, a GPU and the compiled library",
-    ),
-]
-TYPES = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16, "float32": TensorProto.FLOAT}
+needs_gpu = pytest.mark.skipif(
+    "CUDAExecutionProvider" not in ort.get_available_providers() or not LIBRARY.is_file(),
+    reason="needs onnxruntime-gpu, a GPU and the compiled library",
+)
+TYPES = {
+    "float16": TensorProto.FLOAT16,
+    "bfloat16": TensorProto.BFLOAT16,
+    "float32": TensorProto.FLOAT,
+    "float": TensorProto.FLOAT,
+    "host int64": TensorProto.INT64,
+    "uint8": TensorProto.UINT8,
+}
 # ||out - ref|| / ||ref||: inputs are rounded alike on both sides, so what is left is the rounding of the result and of
 # the one intermediate that a kernel rounds.
 TOLERANCES = {"float16": 1e-3, "bfloat16": 8e-3}
@@ -38,12 +42,12 @@ def model(op: spec.Op, shapes: dict[str, tuple[int, ...]], element: str, attribu
     nodes, inputs, outputs = [], [], []
     for name, kind in op.inputs:
         inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]))
-        to = TYPES[element] if kind == "T" else TensorProto.FLOAT
+        to = TYPES[element if kind == "T" else kind]
         nodes.append(helper.make_node("Cast", [name], [f"{name}.cast"], to=to))
     made = [f"{name}.made" for name, _ in op.outputs]
     nodes.append(helper.make_node(op.name, [f"{i.name}.cast" for i in inputs], made, domain=spec.DOMAIN, **attributes))
     for (name, _), inner in zip(op.outputs, made, strict=True):
-        outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+        outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * len(shapes[op.inputs[0][0]])))
         nodes.append(helper.make_node("Cast", [inner], [name], to=TensorProto.FLOAT))
     opset = 22 if element == "bfloat16" else 20
     functions = onnx_ops.functions({op.name})
@@ -71,11 +75,15 @@ def draw(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]
     if "table" in feed:
         angles = feed["table"][..., 0]
         feed["table"] = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    if "lq" in feed:
+        feed["lq"] = random.integers(0, 256, shapes["lq"]).astype(np.float32)
+        feed["size"] = np.array(shapes["frames"][2:], np.float32) - (5, 3)  # of the picture in the frames
     return feed
 
 
 WINDOWS = (1, 2, 3, 128)  # slabs, rows, columns, tokens
 LINEAR = {"x": (*WINDOWS, DIM), "weight": (8960, DIM), "bias": (8960,)}
+COLOURS = {"frames": (3, 3, 64, 96), "lq": (3, 64, 96, 3), "size": (2,)}
 CONVOLVE = {"x": (2, 32, 48, 256), "weight": (256, 3, 3, 256), "bias": (256,)}
 CASES = {
     "Linear": (spec.LINEAR, LINEAR, {}),
@@ -102,9 +110,13 @@ CASES = {
     "ConvolvePast": (spec.CONVOLVE_PAST, CONVOLVE | {"weight": (256, 3, 3, 512), "past": (32, 48, 256)}, {}),
     "ConvolveUp": (spec.CONVOLVE_UP, {"x": (2, 32, 48, 256), "weight": (4, 256, 2, 2, 256)}, {"growth": 2}),
     "ConvolveUpRelu": (spec.CONVOLVE_UP_RELU, {"x": (2, 16, 80, 128), "weight": (4, 128, 2, 2, 128)}, {"growth": 1}),
+    "AdaptColours": (spec.ADAPT_COLOURS, COLOURS, {}),
+    "AdaptColours16": (spec.ADAPT_COLOURS_16, COLOURS, {}),
 }
 
 
+@pytest.mark.gpu
+@needs_gpu
 @pytest.mark.parametrize("element", ["float16", "bfloat16"])
 @pytest.mark.parametrize("case", CASES)
 def test_op(case, element):

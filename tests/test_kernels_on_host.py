@@ -98,6 +98,36 @@ def test_list_all(fused):
     assert ticket[0] == 0
 
 
+@pytest.fixture(scope="module")
+def adain(tmp_path_factory):
+    return compiled("adain", tmp_path_factory.mktemp("adain"))
+
+
+@pytest.mark.parametrize(("element", "bits"), [("float16", 8), ("bfloat16", 8), ("float16", 16)])
+def test_adapt_colours(adain, element, bits):
+    """The first rows and columns are the picture; a colour without variation divides by the root of eps."""
+    frames, height, width, rows, columns = 2, 16, 40, 13, 33
+    random = np.random.default_rng(3)
+    x = random.standard_normal((frames, 3, height, width)) * 0.4 + random.standard_normal((frames, 3, 1, 1)) * 0.3
+    x[1, 2] = 0.25
+    x, lq = stored(x, element), random.integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
+    pixels = np.zeros((frames, rows, columns, 3), f"uint{bits}")
+    sums = np.full(frames * 3 * 3 * 4, np.nan)
+    run = getattr(adain, f"run_adapt_colours{'' if bits == 8 else bits}_{element}")
+    run(*pointers(x, lq, sums, pixels), frames, (ctypes.c_int * 4)(height, width, rows, columns))
+    picture = wide(x, element)[:, :, :rows, :columns]
+    target = (lq[:, :rows, :columns] / 255 * 2 - 1).transpose(0, 3, 1, 2)
+    mean, std = (picture.mean((2, 3), keepdims=True), np.sqrt(picture.var((2, 3), keepdims=True) + 1e-5))
+    fixed = (picture - mean) / std * np.sqrt(target.var((2, 3), keepdims=True) + 1e-5) + target.mean(
+        (2, 3), keepdims=True
+    )
+    top = 2**bits - 1
+    expected = np.trunc(np.clip((fixed + 1) * (top / 2), 0, top)).transpose(0, 2, 3, 1)
+    off = np.abs(pixels - expected)
+    assert off.max() <= 1  # truncation falls either way within rounding of an integer
+    assert (off > 0).mean() < (2e-3 if bits == 8 else 2e-2)
+
+
 # --- Convolutions
 
 

@@ -172,6 +172,24 @@ CUDA_KERNELS = (
         threads=32,
     ),
     CudaKernel(
+        source="adain.cu",
+        name="colour_statistics",
+        arguments=_arguments("frames:*T lq:*u8 sums:*fp64 height:i32 width:i32 rows:i32 columns:i32 parts:i32"),
+        threads=256,
+    ),
+    CudaKernel(
+        source="adain.cu",
+        name="adapt_colours",
+        arguments=_arguments("frames:*T sums:*fp64 pixels:*u8 height:i32 width:i32 rows:i32 columns:i32 parts:i32"),
+        threads=256,
+    ),
+    CudaKernel(
+        source="adain.cu",
+        name="adapt_colours16",
+        arguments=_arguments("frames:*T sums:*fp64 pixels:*u16 height:i32 width:i32 rows:i32 columns:i32 parts:i32"),
+        threads=256,
+    ),
+    CudaKernel(
         source="convolve_sm90.cu",
         name="convolve",
         architectures=(90,),

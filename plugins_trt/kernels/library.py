@@ -38,6 +38,7 @@ LIBRARY_SOURCES = (
     "ort_nodes.cpp",
     "ort_library.cpp",
 )
+LETTERS = {"T": "T", "float": "f", "int64": "i", "host int64": "h", "uint8": "b", "uint16": "w"}  # ort_library.cpp
 _DEFAULT_ORT = ("/usr/include/onnxruntime", "/usr/local/include/onnxruntime", "/usr/include/onnxruntime/core/session")
 
 
@@ -56,7 +57,7 @@ def spec_header() -> str:
         f'inline constexpr const char* kAttention = "{op.name}";',
         f"inline constexpr const char* kInputs[] = {{{names}}};",
         f"inline constexpr bool kInputIsInt64[] = {{{integers}}};",
-        "struct Op { const char *name, *inputs, *outputs; };  // a letter a tensor: T, float or int64",
+        "struct Op { const char *name, *inputs, *outputs; };  // a letter a tensor",
         *(f"inline constexpr Op k{op.name}{{{_letters(op)}}};" for op in (*spec.OPS, *spec.FUSED_OPS)),
         "}  // namespace flashvsr::spec",
     )
@@ -65,7 +66,7 @@ def spec_header() -> str:
 
 def _letters(op: spec.Op) -> str:
     """Name, input types and output types as C++ strings."""
-    kinds = ("".join(kind[0] for _, kind in tensors) for tensors in (op.inputs, op.outputs))
+    kinds = ("".join(LETTERS[kind] for _, kind in tensors) for tensors in (op.inputs, op.outputs))
     return ", ".join(f'"{text}"' for text in (op.name, *kinds))
 
 

@@ -16,7 +16,7 @@ namespace host {
 
 struct Warp {
   std::barrier<> barrier{32};
-  std::uint32_t slots[32];
+  std::uint64_t slots[32];
 };
 
 struct Warpgroup {
@@ -34,11 +34,11 @@ inline thread_local Block* block;
 inline thread_local uint3 thread_index, block_index;
 inline thread_local dim3 grid_size, block_size;
 
-inline std::uint32_t exchange(std::uint32_t value, int lane) {
+inline std::uint64_t exchange(std::uint64_t value, int lane) {
   Warp& warp = block->warps[thread_index.x / 32];
   warp.slots[thread_index.x % 32] = value;
   warp.barrier.arrive_and_wait();
-  const std::uint32_t received = warp.slots[lane];
+  const std::uint64_t received = warp.slots[lane];
   warp.barrier.arrive_and_wait();
   return received;
 }
@@ -85,23 +85,17 @@ T __ldg(const T* pointer) {
 }
 
 template <class T>
-T __shfl_xor_sync(unsigned, T value, int distance) {
-  static_assert(sizeof(T) == 4);
-  std::uint32_t bits;
-  __builtin_memcpy(&bits, &value, 4);
-  bits = host::exchange(bits, static_cast<int>(threadIdx.x % 32) ^ distance);
-  __builtin_memcpy(&value, &bits, 4);
+T __shfl_sync(unsigned, T value, int lane) {
+  std::uint64_t bits = 0;
+  __builtin_memcpy(&bits, &value, sizeof(T));
+  bits = host::exchange(bits, lane);
+  __builtin_memcpy(&value, &bits, sizeof(T));
   return value;
 }
 
 template <class T>
-T __shfl_sync(unsigned, T value, int lane) {
-  static_assert(sizeof(T) == 4);
-  std::uint32_t bits;
-  __builtin_memcpy(&bits, &value, 4);
-  bits = host::exchange(bits, lane);
-  __builtin_memcpy(&value, &bits, 4);
-  return value;
+T __shfl_xor_sync(unsigned all, T value, int distance) {
+  return __shfl_sync(all, value, static_cast<int>(threadIdx.x % 32) ^ distance);
 }
 
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }

@@ -61,7 +61,9 @@ struct Op : OrtCustomOp {
     GetOutputType = [](const OrtCustomOp* op, size_t index) { return own(op).type(own(op).spec.outputs[index]); };
     GetInputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
     GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
-    GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
+    GetInputMemoryType = [](const OrtCustomOp* op, size_t index) {
+      return own(op).spec.inputs[index] == 'h' ? OrtMemTypeCPUInput : OrtMemTypeDefault;
+    };
     GetStartVersion = [](const OrtCustomOp*) { return flashvsr::spec::kOpset; };
     GetEndVersion = [](const OrtCustomOp*) { return INT_MAX; };
     CreateKernelV2 = [](const OrtCustomOp* op, const OrtApi* api, const OrtKernelInfo* info, void** kernel) {
@@ -82,10 +84,20 @@ struct Op : OrtCustomOp {
   static const Op& own(const OrtCustomOp* op) { return *static_cast<const Op*>(op); }
 
   ONNXTensorElementDataType type(char letter) const {
-    if (letter == 'i') return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
-    if (letter == 'f') return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-    return element == Element::kFloat16 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16
-                                        : ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
+    switch (letter) {  // of plugins_trt/kernels/library.py
+      case 'i':
+      case 'h':
+        return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
+      case 'f':
+        return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+      case 'b':
+        return ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+      case 'w':
+        return ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT16;
+      default:
+        return element == Element::kFloat16 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16
+                                            : ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
+    }
   }
 };
 

@@ -177,6 +177,51 @@ class ConvolveNode : public Node {
   std::shared_ptr<const Fused> kernels_;
 };
 
+// AdaptColours: statistics of the picture, then their use.
+class AdaptColoursNode : public Node {
+ public:
+  AdaptColoursNode(const OrtApi& api, const OrtKernelInfo* info, Element element, const char* kernel)
+      : Node(api, info), kernel_(kernel), kernels_(Fused::shared(device(), element)) {}
+
+  void compute(const Call& call) override {
+    const Shape frames = call.shape(0), lq = call.shape(1);
+    demand(frames.size() == 4 && frames[1] == 3 && lq == Shape{frames[0], frames[2], frames[3], 3},
+           "frames is " + text(frames) + ", lq " + text(lq));
+    demand(call.shape(2) == Shape{2}, "size is " + text(call.shape(2)));
+    const auto* size = static_cast<const std::int64_t*>(call.input(2));
+    const std::int64_t rows = size[0], columns = size[1];
+    demand(0 < rows && rows <= frames[2] && 0 < columns && columns <= frames[3],
+           "a picture of " + std::to_string(rows) + "x" + std::to_string(columns) + " in frames of " + text(frames));
+    void* pixels = call.output(0, {frames[0], rows, columns, 3});
+    const unsigned planes = static_cast<unsigned>(frames[0] * 3);
+    demand(planes <= kMostBlocks, std::to_string(frames[0]) + " frames at once");
+
+    const Workspace sums = workspace(std::size_t{planes} * kParts * 4 * sizeof(double));
+    const std::vector<std::int32_t> sizes{int(frames[2]), int(frames[3]), int(rows), int(columns), kParts};
+    const CUstream stream = call.stream();
+    kernels_->launch("colour_statistics", kParts, planes, {{call.input(0), call.input(1), sums.get()}, sizes}, stream);
+    kernels_->launch(kernel_, kSharesOfRows, planes / 3, {{call.input(0), sums.get(), pixels}, sizes}, stream);
+  }
+
+ private:
+  static constexpr int kParts = 32, kSharesOfRows = 64;  // with 8 frames: four to six blocks a multiprocessor
+  static constexpr unsigned kMostBlocks = 65535;         // along a grid's second axis
+  const char* kernel_;
+  std::shared_ptr<const Fused> kernels_;
+};
+
+class AdaptColours8Node : public AdaptColoursNode {
+ public:
+  AdaptColours8Node(const OrtApi& api, const OrtKernelInfo* info, Element element)
+      : AdaptColoursNode(api, info, element, "adapt_colours") {}
+};
+
+class AdaptColours16Node : public AdaptColoursNode {
+ public:
+  AdaptColours16Node(const OrtApi& api, const OrtKernelInfo* info, Element element)
+      : AdaptColoursNode(api, info, element, "adapt_colours16") {}
+};
+
 template <class Kind>
 Node* make(const OrtApi& api, const OrtKernelInfo* info, Element element) {
   return new Kind(api, info, element);
@@ -202,6 +247,8 @@ const std::vector<NodeKind>& node_kinds() {
       {&spec::kConvolvePast, make<ConvolveNode<Form::kPast>>, can_convolve},
       {&spec::kConvolveUp, make<ConvolveNode<Form::kUp>>, can_convolve},
       {&spec::kConvolveUpRelu, make<ConvolveNode<Form::kUpRelu>>, can_convolve},
+      {&spec::kAdaptColours, make<AdaptColours8Node>, has_fused},
+      {&spec::kAdaptColours16, make<AdaptColours16Node>, has_fused},
   };
   return kinds;
 }

@@ -20,8 +20,6 @@ from flashvsr_trt.export.fused import PLAIN, Ops, for_prompt
 from flashvsr_trt.export.layouts import DitSizes, State
 from flashvsr_trt.export.trainable import Trainable, assigned
 
-EPS = 1e-6  # of every layer norm
-
 
 def to_windows(x: Tensor) -> Tensor:
     """[f, h, w, C] to [f/2, h/8, w/8, 128, C]: windows row-major, tokens frame, row, column inside."""
@@ -78,13 +76,13 @@ class Norm(nn.Module):
 
     def __init__(self, dim: int, *, folded: bool, ops: Ops = PLAIN) -> None:
         super().__init__()
-        self.dim, self.folded, self.ops = dim, folded, ops
+        self.folded, self.ops = folded, ops
         if not folded:
             self.register_buffer("scale", torch.empty(dim))
             self.register_buffer("shift", torch.empty(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.ops.layer_norm(x, self.dim, EPS)
+        y = self.ops.layer_norm(x)
         if not self.folded:
             y = y * self.scale + self.shift
         return y.to(x.dtype)

@@ -18,6 +18,8 @@ from flashvsr_trt.configs.contract import HEAD_DIM, TOKENS_PER_WINDOW
 from flashvsr_trt.export.norms import rms_norm
 from flashvsr_trt.plugins_trt import spec
 
+EPS = 1e-6  # of every layer norm
+
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """x [..., K] to [..., N]."""
@@ -58,9 +60,9 @@ def prompt_attention(q: Tensor, gain: Tensor, k: Tensor, v: Tensor, *, heads: in
     return y.transpose(1, 2).reshape(slabs, rows, columns, tokens, dim)
 
 
-def layer_norm(x: Tensor, dim: int, eps: float) -> Tensor:
+def layer_norm(x: Tensor) -> Tensor:
     """Layer norm over the last axis in fp32: fp32."""
-    return F.layer_norm(x.float(), (dim,), eps=eps)
+    return F.layer_norm(x.float(), x.shape[-1:], eps=EPS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,7 @@ class Ops:
     linear_add: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = linear_add
     norm_rotate: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] = norm_rotate
     prompt_attention: Callable[..., Tensor] = prompt_attention
-    layer_norm: Callable[[Tensor, int, float], Tensor] = layer_norm
+    layer_norm: Callable[[Tensor], Tensor] = layer_norm
     by_head: bool = True
 
 
@@ -107,6 +109,12 @@ def _norm_rotate(qkv: Tensor, gain_q: Tensor, gain_k: Tensor, table: Tensor) -> 
     return q, k, v.clone()  # a view of an input is no result of a custom op
 
 
+@torch.library.custom_op(f"{spec.DOMAIN}::layer_norm", mutates_args=())
+def _layer_norm(x: Tensor) -> Tensor:
+    """As `layer_norm`, in x's type."""
+    return layer_norm(x).to(x.dtype)
+
+
 @torch.library.custom_op(f"{spec.DOMAIN}::prompt_attention", mutates_args=())
 def _prompt_attention(q: Tensor, gain: Tensor, k: Tensor, v: Tensor, *, heads: int) -> Tensor:
     k, v = (x.reshape(-1, heads, HEAD_DIM).transpose(0, 1) for x in (k, v))
@@ -130,14 +138,14 @@ def _(qkv: Tensor, gain_q: Tensor, gain_k: Tensor, table: Tensor) -> tuple[Tenso
     return qkv.new_empty(shape), qkv.new_empty(shape), qkv.new_empty(shape)
 
 
+@_layer_norm.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
 @_prompt_attention.register_fake
 def _(q: Tensor, gain: Tensor, k: Tensor, v: Tensor, *, heads: int) -> Tensor:
     return torch.empty_like(q)
-
-
-def _layer_norm(x: Tensor, dim: int, eps: float) -> Tensor:
-    """As `layer_norm`, in x's type: one op, in fp32 inside."""
-    return F.layer_norm(x, (dim,), eps=eps)
 
 
 PLAIN = Ops()
@@ -155,6 +163,7 @@ NODES: dict[Any, spec.Op] = {
     _linear_gelu: spec.LINEAR_GELU,
     _linear_add: spec.LINEAR_ADD,
     _norm_rotate: spec.NORM_ROTATE,
+    _layer_norm: spec.LAYER_NORM,
     _prompt_attention: spec.PROMPT_ATTENTION,
 }
 """The torch ops behind FUSED and the nodes that they become."""

@@ -71,6 +71,16 @@ def NormRotate(qkv, gain_q, gain_k, table):
 
 
 @script(_domain, default_opset=op)
+def LayerNorm(x):
+    """Mean 0 and variance 1 over the last axis, in float32, in x's type."""
+    wide = op.Cast(x, to=1)
+    centred = op.Sub(wide, op.ReduceMean(wide, [-1]))
+    variance = op.ReduceMean(op.Mul(centred, centred), [-1])
+    out = op.CastLike(op.Div(centred, op.Sqrt(op.Add(variance, op.Constant(value_float=1e-6)))), x)
+    return out
+
+
+@script(_domain, default_opset=op)
 def PromptAttention(q, gain, k, v, heads: int):
     """q [..., heads*128] to all keys and values [tokens, heads*128]; softmax in float32."""
     count = op.Unsqueeze(op.Constant(value_int=heads), [0])
@@ -186,7 +196,7 @@ def AdaptColours16(frames, lq, size):
 
 def functions() -> list[onnx.FunctionProto]:
     """The bodies, to be appended to a model that uses one of them; helpers first."""
-    linear = (Linear, LinearGelu, LinearAdd, Normalised, Rotated, NormRotate, PromptAttention)
+    linear = (Linear, LinearGelu, LinearAdd, Normalised, Rotated, NormRotate, LayerNorm, PromptAttention)
     convolutions = (Convolved, Convolve, ConvolveAdd, ConvolvePast, ConvolveUp, ConvolveUpRelu)
     colours = (AdaptedColours, AdaptColours, AdaptColours16)
     return [function.to_function_proto() for function in (*linear, *convolutions, *colours)]

@@ -16,6 +16,7 @@ are in float32, results are rounded once.
 - `Linear`: x weight^T + bias over the last axis; `LinearGelu`: its GELU, tanh form; `LinearAdd`: plus `residual`.
 - `NormRotate`: q, k, v = thirds of the last axis of qkv; q and k are divided by their root mean square over that axis
   (eps 1e-6), multiplied by `gain_q`, `gain_k`, and their interleaved pairs turned by the (cos, sin) of `table`.
+- `LayerNorm`: x less its mean, divided by the root of its variance plus 1e-6, over the last axis.
 - `PromptAttention`: q, divided by its root mean square and multiplied by `gain`, attends to all keys k, by head.
 - `Convolve`: ReLU of a 3x3 convolution, channels last, zeros outside the picture, plus bias.
 - `ConvolvePast`: the same of x beside its own frame one earlier, `past` being what comes before the first.
@@ -84,6 +85,9 @@ NORM_ROTATE = Op(
     attributes=(),
 )
 
+# x, out: [..., C]; C a multiple of 8, at most 2048
+LAYER_NORM = Op(name="LayerNorm", inputs=(("x", "T"),), outputs=(("out", "T"),), attributes=())
+
 # q, out: [slabs, window rows, window columns, 128, heads * 128]; gain: [heads * 128]; k, v: [n * 128, heads * 128]
 PROMPT_ATTENTION = Op(
     name="PromptAttention",
@@ -113,6 +117,7 @@ FUSED_OPS = (
     LINEAR_GELU,
     LINEAR_ADD,
     NORM_ROTATE,
+    LAYER_NORM,
     PROMPT_ATTENTION,
     CONVOLVE,
     CONVOLVE_ADD,

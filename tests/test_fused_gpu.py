@@ -99,6 +99,7 @@ CASES = {
         {"qkv": (*WINDOWS, 3 * DIM), "gain_q": (DIM,), "gain_k": (DIM,), "table": (*WINDOWS, 1, 64, 2)},
         {},
     ),
+    "LayerNorm": (spec.LAYER_NORM, {"x": (*WINDOWS, DIM)}, {}),
     "PromptAttention": (
         spec.PROMPT_ATTENTION,
         {"q": (*WINDOWS, DIM), "gain": (DIM,), "k": (512, DIM), "v": (512, DIM)},

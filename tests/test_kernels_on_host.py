@@ -89,6 +89,19 @@ def test_norm_rows(fused, element):
     np.testing.assert_allclose(wide(result, element), expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("element", ["float16", "bfloat16"])
+@pytest.mark.parametrize(("tokens", "dim"), [(9, 1536), (1, 2048), (3, 200)])
+def test_layer_norm(fused, element, tokens, dim):
+    """Rows far from zero: a variance from sums of squares would lose its digits."""
+    random = np.random.default_rng(dim)
+    x = stored(random.standard_normal((tokens, dim)) * 2 + random.uniform(-40, 40, (tokens, 1)), element)
+    result = np.full((tokens, dim), 0x7FFF, np.uint16).view(x.dtype)
+    getattr(fused, f"run_layer_norm_{element}")(*pointers(x, result), tokens, dim)
+    rows, tolerance = wide(x, element), TOLERANCES[element]
+    expected = (rows - rows.mean(axis=1, keepdims=True)) / np.sqrt(rows.var(axis=1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(wide(result, element), expected, rtol=tolerance, atol=tolerance)
+
+
 def test_list_all(fused):
     lists, counts, order, ticket = (np.full(shape, -1, np.int32) for shape in ((6, 4), 6, 6, 1))
     fused.run_list_all(*pointers(lists, counts, order, ticket), 6, 4)

@@ -167,6 +167,12 @@ CUDA_KERNELS = (
     ),
     CudaKernel(
         source="fused.cu",
+        name="layer_norm",
+        arguments=_arguments("x:*T out:*T tokens:i32 dim:i32"),
+        threads=256,
+    ),
+    CudaKernel(
+        source="fused.cu",
         name="list_all",
         arguments=_arguments("lists:*i32 counts:*i32 order:*i32 ticket:*i32 k_windows:i32"),
         threads=32,

@@ -11,8 +11,8 @@ namespace flashvsr {
 
 namespace {
 
-constexpr int kWarpsOfNorms = 8;  // rows of one block of norm_rotate and norm_rows, see csrc/kernels/fused.cu
-constexpr int kMostChannels = 2048;
+constexpr int kWarpsOfNorms = 8;  // rows of one block of the norms in csrc/kernels/fused.cu
+constexpr int kMostChannels = 2048, kVector = 8;
 constexpr std::size_t kAlign = 256;
 
 void demand(bool holds, const std::string& otherwise) {
@@ -92,6 +92,23 @@ class NormRotateNode : public Node {
                                call.output(1, shape), call.output(2, shape)},
                               {static_cast<std::int32_t>(tokens), static_cast<std::int32_t>(dim)}};
     kernels_->launch("norm_rotate", blocks_of_rows(tokens), 3, arguments, call.stream());
+  }
+
+ private:
+  std::shared_ptr<const Fused> kernels_;
+};
+
+class LayerNormNode : public Node {
+ public:
+  LayerNormNode(const OrtApi& api, const OrtKernelInfo* info, Element element)
+      : Node(api, info), kernels_(Fused::shared(device(), element)) {}
+
+  void compute(const Call& call) override {
+    const Shape x = call.shape(0);
+    demand(!x.empty() && x.back() % kVector == 0 && 0 < x.back() && x.back() <= kMostChannels, "x is " + text(x));
+    const std::int64_t tokens = product(x) / x.back();
+    kernels_->launch("layer_norm", blocks_of_rows(tokens), 1,
+                     {{call.input(0), call.output(0, x)}, {int(tokens), int(x.back())}}, call.stream());
   }
 
  private:
@@ -241,6 +258,7 @@ const std::vector<NodeKind>& node_kinds() {
       {&spec::kLinearGelu, make<LinearNode<Epilogue::kGelu>>, Linear::available},
       {&spec::kLinearAdd, make<LinearNode<Epilogue::kAdd>>, Linear::available},
       {&spec::kNormRotate, make<NormRotateNode>, has_fused},
+      {&spec::kLayerNorm, make<LayerNormNode>, has_fused},
       {&spec::kPromptAttention, make<PromptAttentionNode>, has_fused},
       {&spec::kConvolve, make<ConvolveNode<Form::kPlain>>, can_convolve},
       {&spec::kConvolveAdd, make<ConvolveNode<Form::kAdd>>, can_convolve},

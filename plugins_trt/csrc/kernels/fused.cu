@@ -39,15 +39,19 @@ struct Row {
     }
   }
 
-  __device__ __forceinline__ float sum_of_squares() const {
+  // Sum of (x - centre)^kPower over the row; what lies behind it is 0, so `count` only matters where the centre is not.
+  template <int kPower>
+  __device__ __forceinline__ float sum(float centre = 0.0f, int count = 32 * kMostVectors) const {
     float sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < kMostVectors; ++i) {
+      if (static_cast<int>(32 * i + threadIdx.x % 32) >= count) break;
       const auto* pairs = reinterpret_cast<const typename T::Pair*>(&vectors[i]);
 #pragma unroll
       for (int j = 0; j < kVector / 2; ++j) {
         const float2 two = T::widen(pairs[j]);
-        sum += two.x * two.x + two.y * two.y;
+        const float x = two.x - centre, y = two.y - centre;
+        sum += kPower == 2 ? x * x + y * y : x + y;
       }
     }
 #pragma unroll
@@ -84,6 +88,24 @@ struct Row {
     }
   }
 
+  // (Row - centre) times `factor`.
+  __device__ __forceinline__ void store_centred(uint4* target, int count, float centre, float factor) const {
+#pragma unroll
+    for (int i = 0; i < kMostVectors; ++i) {
+      const int at = 32 * i + threadIdx.x % 32;
+      if (at >= count) return;
+      const auto* pairs = reinterpret_cast<const typename T::Pair*>(&vectors[i]);
+      uint4 packed;
+      auto* out = reinterpret_cast<typename T::Pair*>(&packed);
+#pragma unroll
+      for (int j = 0; j < kVector / 2; ++j) {
+        const float2 two = T::widen(pairs[j]);
+        out[j] = T::narrow(make_float2((two.x - centre) * factor, (two.y - centre) * factor));
+      }
+      target[at] = packed;
+    }
+  }
+
   __device__ __forceinline__ void copy(uint4* target, int count) const {
 #pragma unroll
     for (int i = 0; i < kMostVectors; ++i) {
@@ -103,7 +125,7 @@ __device__ __forceinline__ void norm_rotate(const uint4* qkv, const float4* gain
   Row<T> row;
   row.load(qkv + (token * 3 + part) * count, count);
   if (part == 2) return row.copy(v + token * count, count);
-  const float factor = rsqrtf(row.sum_of_squares() / dim + kEps);
+  const float factor = rsqrtf(row.template sum<2>() / dim + kEps);
   row.template store<true>((part == 0 ? q : k) + token * count, count, factor, part == 0 ? gain_q : gain_k,
                            table + token * 32);
 }
@@ -116,7 +138,21 @@ __device__ __forceinline__ void norm_rows(const uint4* x, const float4* gain, ui
   const int count = dim / kVector;
   Row<T> row;
   row.load(x + token * count, count);
-  row.template store<false>(out + token * count, count, rsqrtf(row.sum_of_squares() / dim + kEps), gain, nullptr);
+  const float factor = rsqrtf(row.template sum<2>() / dim + kEps);
+  row.template store<false>(out + token * count, count, factor, gain, nullptr);
+}
+
+// Grid (tokens / 8 rounded up).
+template <class T>
+__device__ __forceinline__ void layer_norm(const uint4* x, uint4* out, int tokens, int dim) {
+  const int64_t token = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  if (token >= tokens) return;
+  const int count = dim / kVector;
+  Row<T> row;
+  row.load(x + token * count, count);
+  const float mean = row.template sum<1>() / dim;
+  const float variance = row.template sum<2>(mean, count) / dim;
+  row.store_centred(out + token * count, count, mean, rsqrtf(variance + kEps));
 }
 
 }  // namespace
@@ -130,6 +166,10 @@ __device__ __forceinline__ void norm_rows(const uint4* x, const float4* gain, ui
   extern "C" __global__ void __launch_bounds__(kThreads, 3)                                                           \
       norm_rows_##element(const uint4* x, const float4* gain, uint4* out, int tokens, int dim) {                     \
     norm_rows<type>(x, gain, out, tokens, dim);                                                                      \
+  }                                                                                                                  \
+  extern "C" __global__ void __launch_bounds__(kThreads, 3)                                                           \
+      layer_norm_##element(const uint4* x, uint4* out, int tokens, int dim) {                                        \
+    layer_norm<type>(x, out, tokens, dim);                                                                           \
   }
 
 FLASHVSR_NORMS(float16, Half)

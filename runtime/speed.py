@@ -52,11 +52,11 @@ def measure(bundle: Bundle, backend: Backend, size: tuple[int, int], frames: int
         Figures: fps with the start and in the steady state (the median step), ms a step by graph, peak memory.
     """
     height, width = (side // _SCALE for side in size)
-    upscaler = Upscaler(bundle, backend, height, width, options)
-    prepared = [upscaler.prepare(moving_picture(i, height, width)) for i in range(_DISTINCT)]
-    began = time.perf_counter()
-    marks = [(began, 0, dict(backend.seconds))]
     with DeviceMemory(backend) as memory:
+        upscaler = Upscaler(bundle, backend, height, width, options)
+        prepared = [upscaler.prepare(moving_picture(i, height, width)) for i in range(_DISTINCT)]
+        began = time.perf_counter()
+        marks = [(began, 0, dict(backend.seconds))]
         for given in _stream(upscaler, prepared, frames):
             marks.append((time.perf_counter(), given, dict(backend.seconds)))
     steps = [

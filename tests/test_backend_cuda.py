@@ -19,16 +19,55 @@ from flashvsr_trt.runtime.backends.onnxruntime_cuda import OrtCuda, usable_libra
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C compiler")
 
 PROGRAM = """
-import sys
+import ctypes, sys
 import numpy as np
+from flashvsr_trt.runtime.backends import cuda as copies
 from flashvsr_trt.runtime.backends import onnxruntime_cuda as module
 from flashvsr_trt.runtime.backends.onnxruntime import OrtCpu
 from flashvsr_trt.runtime.backends.pinned import is_pinned
 from flashvsr_trt.runtime.bundle import open_bundle
 from flashvsr_trt.runtime.upscaler import Options, upscale
 
+
+class Calls(list):
+    def __getattr__(self, name):
+        return lambda *arguments: self.append((name, arguments))
+
+
+class OnStream:
+    'A session whose runs are work of the main stream, done when it comes to them.'
+
+    def __init__(self, session, device):
+        self.session, self.device, self.kept = session, device, []
+
+    def io_binding(self):
+        return Calls()
+
+    def run_with_iobinding(self, calls, options):
+        bound = list(calls)
+        calls.clear()
+
+        def run():
+            binding = self.session.io_binding()
+            for name, arguments in bound:
+                getattr(binding, name)(*arguments)
+            self.session.run_with_iobinding(binding, options)
+
+        self.kept.append(ctypes.CFUNCTYPE(None)(run))
+        self.device.call("fake_call", ctypes.c_void_p(self.device.stream), self.kept[-1])
+
+    def __getattr__(self, name):
+        return getattr(self.session, name)
+
+
+def made(self, backend, session, path, graph, make=module._CudaGraph.__init__):
+    make(self, backend, OnStream(session, backend.device), path, graph)
+
+
 module.PROVIDER, module.PLACE = "CPUExecutionProvider", "cpu"
 module.OrtCuda._provider = lambda self: module.PROVIDER
+module.share_arena = lambda index: None
+module._CudaGraph.__init__ = made
 {body}
 """
 
@@ -40,8 +79,8 @@ def run(tmp_path_factory):
     source = Path(__file__).parent / "fake_cuda/libcuda.c"
     subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-w", "-o", folder / "libcuda.so.1", source], check=True)
 
-    def run(body, *arguments):
-        environment = os.environ | {"LD_LIBRARY_PATH": str(folder), "OMP_NUM_THREADS": "1"}
+    def run(body, *arguments, **environment):
+        environment = os.environ | {"LD_LIBRARY_PATH": str(folder), "OMP_NUM_THREADS": "1"} | environment
         command = [sys.executable, "-c", PROGRAM.format(body=body), *map(str, arguments)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
@@ -50,8 +89,12 @@ def run(tmp_path_factory):
     return run
 
 
-def test_same_frames_as_the_cpu(run, seeded_bundle):
+@pytest.mark.parametrize("order", ["late", "early"])
+@pytest.mark.parametrize("aside", [1, 1 << 30])
+def test_same_frames_as_the_cpu(run, seeded_bundle, aside, order):
+    """Copies of so many bytes run beside the main stream; the driver does them as late, or as early, as it may."""
     body = """
+copies._ASIDE = int(sys.argv[2])
 frames = np.random.default_rng(0).integers(0, 256, (38, 32, 48, 3), dtype=np.uint8)
 bundle = sys.argv[1]
 cuda = module.OrtCuda()
@@ -65,9 +108,28 @@ assert set(cuda.seconds) == set(cpu.seconds), (cuda.seconds, cpu.seconds)
 assert all(value > 0 for value in cuda.seconds.values())
 print("same")
 """
-    out, err = run(body, seeded_bundle)
+    out, err = run(body, seeded_bundle, aside, FAKE_CUDA_ORDER=order)
     assert out == "same\n"
     assert "libflashvsr_ort.so" in err or "without" not in err
+
+
+@pytest.mark.parametrize(("stream", "order"), [("==", "late"), ("!=", "early")])
+def test_the_order_matters(run, seeded_bundle, stream, order):
+    """Without the waits of the main stream, or of the others, other frames come out."""
+    body = f"""
+copies._ASIDE = 1
+after = copies.Device.after
+copies.Device.after = lambda self, event, stream: None if stream {stream} self.stream else after(self, event, stream)
+frames = np.random.default_rng(0).integers(0, 256, (38, 32, 48, 3), dtype=np.uint8)
+try:
+    ours = list(upscale(iter(frames), bundle=sys.argv[1], backend=module.OrtCuda()))
+except Exception as error:
+    ours = []
+theirs = list(upscale(iter(frames), bundle=sys.argv[1], backend=OrtCpu(1)))
+print(len(ours) == len(theirs) and all(np.array_equal(a, b) for a, b in zip(ours, theirs)))
+"""
+    out, _ = run(body, seeded_bundle, FAKE_CUDA_ORDER=order)
+    assert out == "False\n"
 
 
 def test_copies(run):

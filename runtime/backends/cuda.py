@@ -1,25 +1,29 @@
-"""What back ends on an NVIDIA GPU share: device buffers, one stream, asynchronous copies, times of graphs.
+"""What back ends on an NVIDIA GPU share: device buffers, streams, asynchronous copies, times of graphs.
 
-Nothing waits for the GPU but `download`: the host enqueues uploads, graphs and downloads on one stream, in order.
+Nothing waits for the GPU but `download`. The host enqueues graphs and small copies on the main stream, in order. Large
+copies run beside it, each after the last graph that has the buffer bound; the next one waits for them.
 """
 
 from __future__ import annotations
 
-import ctypes
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
+from typing import cast
 
 import numpy as np
 
 from flashvsr_trt.runtime.backends.base import ITEM_BYTES, NUMPY_TYPES, Backend, Buffer
-from flashvsr_trt.runtime.backends.device import Device
-from flashvsr_trt.runtime.backends.pinned import Event, HostPool, is_pinned
+from flashvsr_trt.runtime.backends.device import Device, Event, Memory
+from flashvsr_trt.runtime.backends.pinned import HostPool, is_pinned
+
+_ASIDE = 1 << 20  # bytes from which on a copy takes longer than it takes to order it among streams
 
 
 @dataclass(frozen=True)
 class _Passage:
-    """A graph or a copy on the stream; `source` keeps the memory that is read."""
+    """A graph or a copy on its stream; `source` keeps the memory that is read."""
 
     name: str
     started: Event
@@ -29,7 +33,7 @@ class _Passage:
 
 
 class CudaBackend(Backend):
-    """Memory and stream; what runs graphs comes on top.
+    """Memory and streams; what runs graphs comes on top.
 
     Args:
         index: of the GPU, as CUDA_VISIBLE_DEVICES leaves it.
@@ -44,7 +48,7 @@ class CudaBackend(Backend):
         super().__init__()
         self.device = Device(index)
         self.pool = HostPool(self.device)
-        # What the stream has yet to pass, in order.
+        # What was enqueued and may not be done, in order.
         self._flying: deque[_Passage] = deque()
         self._passed = 0  # how many were taken off
 
@@ -63,16 +67,10 @@ class CudaBackend(Backend):
             staged = self.pool.array(array.shape, array.dtype)
             staged[...] = array
             array = staged
-        self.device.enter()
-        started = self.mark()
-        self.device.call(
-            "cuMemcpyHtoDAsync_v2",
-            ctypes.c_uint64(buffer.pointer),
-            ctypes.c_void_p(array.ctypes.data),
-            ctypes.c_size_t(array.nbytes),
-            ctypes.c_void_p(self.device.stream),
+        started, ended = self._copy(
+            buffer, array.nbytes, self.device.uploads, partial(self.device.copy_in, array, buffer.pointer)
         )
-        self._flying.append(_Passage("upload", started, self.mark(), bytes=array.nbytes, source=array))
+        self._flying.append(_Passage("upload", started, ended, bytes=array.nbytes, source=array))
 
     def download(self, buffer: Buffer, out: np.ndarray | None = None) -> np.ndarray:
         if out is None or is_pinned(out):
@@ -91,30 +89,46 @@ class CudaBackend(Backend):
         return self.device.memory()
 
     def zero(self, buffer: Buffer) -> None:
-        self.device.enter()
+        self.begin([buffer])
         self.device.zero(buffer.pointer, buffer.bytes)
+        _memory(buffer).used = Event(self.device)
 
-    def mark(self) -> Event:
-        """This point of the stream."""
-        event = Event(self.device)
-        event.record()
-        return event
+    def begin(self, buffers: Iterable[Buffer]) -> Event:
+        """Before work on these buffers is enqueued on the main stream: it starts when their copies are done."""
+        self.device.enter()
+        for memory in {id(memory): memory for memory in map(_memory, buffers)}.values():
+            if memory.copied is not None:
+                self.device.after(memory.copied, self.device.stream)
+                memory.copied = None
+        return Event(self.device)
 
-    def timed(self, graph: str, started: Event) -> None:
-        """Notes that a graph was enqueued between `started` and now."""
-        self._flying.append(_Passage(graph, started, self.mark()))
+    def end(self, graph: str, started: Event, buffers: Iterable[Buffer]) -> None:
+        """After a graph on these buffers was enqueued since `started`."""
+        ended = Event(self.device)
+        for buffer in buffers:
+            _memory(buffer).used = ended
+        self._flying.append(_Passage(graph, started, ended))
+
+    def _copy(self, buffer: Buffer, size: int, aside: int, enqueue: Callable[[int], None]) -> tuple[Event, Event]:
+        """Enqueues a copy to or from the buffer: beside the main stream, on `aside`, if it is large; its two ends."""
+        memory = _memory(buffer)
+        if size < _ASIDE:
+            started = self.begin([buffer])
+            enqueue(self.device.stream)
+            memory.used = ended = Event(self.device)
+            return started, ended
+        self.device.enter()
+        for earlier in (memory.used, memory.copied):
+            if earlier is not None:
+                self.device.after(earlier, aside)
+        started = Event(self.device, aside)
+        enqueue(aside)
+        memory.copied = ended = Event(self.device, aside)
+        return started, ended
 
     def _copied(self, buffer: Buffer, host: np.ndarray) -> Callable[[], np.ndarray]:
-        self.device.enter()
-        started = self.mark()
-        self.device.call(
-            "cuMemcpyDtoHAsync_v2",
-            ctypes.c_void_p(host.ctypes.data),
-            ctypes.c_uint64(buffer.pointer),
-            ctypes.c_size_t(buffer.bytes),
-            ctypes.c_void_p(self.device.stream),
-        )
-        done = self.mark()
+        copy = partial(self.device.copy_out, buffer.pointer, host)
+        started, done = self._copy(buffer, buffer.bytes, self.device.downloads, copy)
         self._flying.append(_Passage("download", started, done, bytes=buffer.bytes))
         before = self._passed + len(self._flying)
 
@@ -127,13 +141,18 @@ class CudaBackend(Backend):
         return finish
 
     def _collect(self, before: int) -> None:
-        """The stream has passed everything up to number `before`."""
+        """Everything up to number `before` is done, or nearly so."""
         while self._passed < before:
             item = self._flying.popleft()
             self._passed += 1
+            item.ended.wait()  # a copy that no graph has read yet may still run on its own stream
             seconds = item.ended.seconds_since(item.started)
             if item.bytes is None:
                 self.seconds[item.name] += seconds
             else:
                 before_s, before_bytes = self.transfers.get(item.name, (0.0, 0))
                 self.transfers[item.name] = (before_s + seconds, before_bytes + item.bytes)
+
+
+def _memory(buffer: Buffer) -> Memory:
+    return cast(Memory, buffer.owner)

@@ -1,9 +1,8 @@
-"""Memory and the stream of one NVIDIA GPU through the CUDA driver: all that a back end needs beside its library."""
+"""Memory, streams and events of one NVIDIA GPU through the CUDA driver: what a back end needs beside its library."""
 
 from __future__ import annotations
 
 import ctypes
-from typing import Any
 
 import numpy as np
 
@@ -12,11 +11,41 @@ from flashvsr_trt.plugins_trt.kernels.driver import Driver
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
 
 
+class Event:
+    """A point in a stream, by default the main one."""
+
+    def __init__(self, device: Device, stream: int | None = None) -> None:
+        self._device = device
+        handle = ctypes.c_void_p()
+        device.call("cuEventCreate", ctypes.byref(handle), 0)
+        self.handle = handle
+        device.call("cuEventRecord", handle, _handle(device.stream if stream is None else stream))
+
+    def wait(self) -> None:
+        """Until the stream has come here. An error of earlier work shows here."""
+        self._device.call("cuEventSynchronize", self.handle)
+
+    def seconds_since(self, earlier: Event) -> float:
+        """Time on the device between two points that it has passed."""
+        milliseconds = ctypes.c_float()
+        self._device.call("cuEventElapsedTime", ctypes.byref(milliseconds), earlier.handle, self.handle)
+        return milliseconds.value / 1000
+
+    def __del__(self) -> None:
+        self._device.call("cuEventDestroy_v2", self.handle)
+
+
 class Memory:
-    """Device memory, given back when nobody refers to it any more."""
+    """Device memory, given back when nobody refers to it any more.
+
+    `used` is the end of the last work of the main stream on it, `copied` that of the last copy beside the main stream,
+    where the main stream has not been told to wait for it.
+    """
 
     def __init__(self, device: Device, size: int) -> None:
         self._device, self.bytes, self.pointer = device, size, 0
+        self.used: Event | None = None
+        self.copied: Event | None = None
         pointer = ctypes.c_uint64()
         device.call("cuMemAlloc_v2", ctypes.byref(pointer), ctypes.c_size_t(max(size, 1)))
         self.pointer = pointer.value
@@ -27,7 +56,7 @@ class Memory:
 
 
 class Device:
-    """The first visible GPU, in its primary context, with one stream. All work goes to the stream, in order.
+    """The first visible GPU, in its primary context, with a main stream and two that copy beside it.
 
     Args:
         index: of the GPU, as CUDA_VISIBLE_DEVICES leaves it.
@@ -39,13 +68,12 @@ class Device:
     def __init__(self, index: int = 0) -> None:
         self._driver = Driver()
         self.call = self._driver.call
-        device, context, stream = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_void_p()
+        device, context = ctypes.c_int(), ctypes.c_void_p()
         self.call("cuDeviceGet", ctypes.byref(device), index)
         self.call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
         self._device, self._context = device, context
         self.enter()
-        self.call("cuStreamCreate", ctypes.byref(stream), _NON_BLOCKING)
-        self.stream = int(stream.value or 0)
+        self.stream, self.uploads, self.downloads = (self._new_stream() for _ in range(3))
 
     def enter(self) -> None:
         """Makes the context current on the calling thread."""
@@ -79,26 +107,29 @@ class Device:
     def zero(self, pointer: int, size: int) -> None:
         self.call("cuMemsetD8Async", _address(pointer), 0, ctypes.c_size_t(size), _handle(self.stream))
 
-    def upload(self, array: np.ndarray, pointer: int) -> None:
-        """Copies a dense array; it may be changed as soon as this returns."""
-        self._copy("cuMemcpyHtoDAsync_v2", _address(pointer), _handle(array.ctypes.data), array.nbytes)
-        self.wait()
+    def copy_in(self, array: np.ndarray, pointer: int, stream: int) -> None:
+        """Enqueues a copy of a dense array to the device; pinned memory is read only when its turn has come."""
+        self.call("cuMemcpyHtoDAsync_v2", _address(pointer), _handle(array.ctypes.data), _size(array), _handle(stream))
 
-    def download(self, pointer: int, array: np.ndarray) -> None:
-        """Fills a dense array, after all work enqueued so far."""
-        self._copy("cuMemcpyDtoHAsync_v2", _handle(array.ctypes.data), _address(pointer), array.nbytes)
-        self.wait()
+    def copy_out(self, pointer: int, array: np.ndarray, stream: int) -> None:
+        """Enqueues a copy from the device that fills a dense array."""
+        self.call("cuMemcpyDtoHAsync_v2", _handle(array.ctypes.data), _address(pointer), _size(array), _handle(stream))
+
+    def after(self, event: Event, stream: int) -> None:
+        """What is enqueued on the stream from now on starts when the event has come."""
+        self.call("cuStreamWaitEvent", _handle(stream), event.handle, 0)
 
     def wait(self) -> None:
-        """Until the stream is idle. An error of any earlier work shows here."""
+        """Until the main stream is idle. An error of any earlier work shows here."""
         self.call("cuStreamSynchronize", _handle(self.stream))
 
     def release(self, pointer: int) -> None:
         self.call("cuMemFree_v2", _address(pointer))  # waits for work that still uses it
 
-    def _copy(self, function: str, target: Any, source: Any, size: int) -> None:
-        if size:
-            self.call(function, target, source, ctypes.c_size_t(size), _handle(self.stream))
+    def _new_stream(self) -> int:
+        stream = ctypes.c_void_p()
+        self.call("cuStreamCreate", ctypes.byref(stream), _NON_BLOCKING)
+        return int(stream.value or 0)
 
 
 def _address(pointer: int) -> ctypes.c_uint64:
@@ -107,3 +138,7 @@ def _address(pointer: int) -> ctypes.c_uint64:
 
 def _handle(pointer: int) -> ctypes.c_void_p:
     return ctypes.c_void_p(pointer)
+
+
+def _size(array: np.ndarray) -> ctypes.c_size_t:
+    return ctypes.c_size_t(array.nbytes)

@@ -1,4 +1,4 @@
-"""Page-locked host memory and events of one GPU: what copies that run beside the host need."""
+"""Page-locked host memory: what copies that run beside the host need."""
 
 from __future__ import annotations
 
@@ -75,29 +75,3 @@ def is_pinned(array: np.ndarray) -> bool:
 def _size_class(size: int) -> int:
     power = 1 << max(size - 1, _SMALLEST - 1).bit_length()
     return power * 3 // 4 if size <= power * 3 // 4 else power
-
-
-class Event:
-    """A point in a stream."""
-
-    def __init__(self, device: Device) -> None:
-        self._device = device
-        handle = ctypes.c_void_p()
-        device.call("cuEventCreate", ctypes.byref(handle), 0)
-        self._handle = handle
-
-    def record(self) -> None:
-        self._device.call("cuEventRecord", self._handle, ctypes.c_void_p(self._device.stream))
-
-    def wait(self) -> None:
-        """Until the stream has come here. An error of earlier work shows here."""
-        self._device.call("cuEventSynchronize", self._handle)
-
-    def seconds_since(self, earlier: Event) -> float:
-        """Time on the device between two points that it has passed."""
-        milliseconds = ctypes.c_float()
-        self._device.call("cuEventElapsedTime", ctypes.byref(milliseconds), earlier._handle, self._handle)
-        return milliseconds.value / 1000
-
-    def __del__(self) -> None:
-        self._device.call("cuEventDestroy_v2", self._handle)

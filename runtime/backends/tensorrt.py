@@ -203,8 +203,8 @@ class _TrtGraph(StepGraph):
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         backend, context = self._backend, self._context
-        backend.device.enter()
-        timer = backend.mark()
+        bound = [*inputs.values(), *outputs.values()]
+        started = backend.begin(bound)
         with backend.flavour.log.listening(lambda severity, message: None):
             self._set_shapes({name: buffer.shape for name, buffer in inputs.items()})
             for name, buffer in (*inputs.items(), *outputs.items()):
@@ -216,7 +216,7 @@ class _TrtGraph(StepGraph):
             done = context.execute_async_v3(backend.device.stream)
         if not done:
             raise backend.flavour.failure(f"{self._graph.name} failed on {backend.device.name}")
-        backend.timed(self._graph.name, timer)
+        backend.end(self._graph.name, started, bound)
 
     def _set_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
         if shapes == self._shapes:

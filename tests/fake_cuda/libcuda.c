@@ -1,5 +1,6 @@
-// A CUDA driver without a GPU, for tests: device memory is host memory, copies happen at once, and each launch is
-// written to the file that FAKE_CUDA_LOG names. A "cubin" is the text of its kernel's arguments, "name:kind name:kind".
+// A CUDA driver without a GPU, for tests: device memory is host memory, streams do their work in the worst order, and
+// each launch is written to the file that FAKE_CUDA_LOG names. A "cubin" is the text of its kernel's arguments,
+// "name:kind name:kind".
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -68,35 +69,102 @@ int cuLaunchKernel(void* handle, unsigned x, unsigned y, unsigned z, unsigned tx
   return fclose(log);
 }
 
-int cuStreamCreate(void** stream, unsigned flags) { (void)flags; *stream = (void*)7; return 0; }
-int cuStreamSynchronize(void* stream) { return stream != (void*)7; }
+// Work is done at once, unless FAKE_CUDA_ORDER tells otherwise. "late": only when somebody waits for it; "early": that for
+// the first stream alone. So work that is not ordered behind what it needs, or behind what still needs its memory, does
+// come too late or too early. `fake_call` is work of the program's own.
+enum { FIRST_STREAM = 7, STREAMS = 16 };
+typedef struct { struct timespec time; int stream; long place; } Event;
+typedef struct { enum { COPY, SET, RECORD, WAIT, CALL } kind; void* target; const void* source; size_t size; Event wait; } Work;
+typedef struct { Work* work; long done, given, room; } Stream;
+static Stream streams[STREAMS];
+static int created = 0;
+
+static Stream* stream_of(void* handle) {
+  const intptr_t index = (intptr_t)handle - FIRST_STREAM;
+  return index >= 0 && index < created ? &streams[index] : NULL;
+}
+static void run_to(int index, long place) {
+  Stream* stream = &streams[index];
+  while (stream->done < place) {
+    const Work work = stream->work[stream->done++];
+    if (work.kind == WAIT) run_to(work.wait.stream, work.wait.place);
+    if (work.kind == COPY) memcpy(work.target, work.source, work.size);
+    if (work.kind == SET) memset(work.target, (int)(intptr_t)work.source, work.size);
+    if (work.kind == CALL) ((void (*)(void))work.target)();
+    if (work.kind == RECORD) clock_gettime(CLOCK_MONOTONIC, &((Event*)work.target)->time);
+  }
+}
+static int give(void* handle, Work work) {
+  Stream* stream = stream_of(handle);
+  if (stream == NULL) return 1;
+  if (stream->given == stream->room) {
+    stream->room = 2 * stream->room + 64;
+    stream->work = realloc(stream->work, sizeof(Work) * (size_t)stream->room);
+  }
+  stream->work[stream->given++] = work;
+  const char* order = getenv("FAKE_CUDA_ORDER");
+  if (order == NULL || (!strcmp(order, "early") && stream != streams)) run_to((int)(stream - streams), stream->given);
+  return 0;
+}
+int fake_call(void* stream, void (*call)(void)) { return give(stream, (Work){.kind = CALL, .target = (void*)call}); }
+
+int cuStreamCreate(void** stream, unsigned flags) {
+  (void)flags;
+  const int index = getenv("FAKE_CUDA_ORDER") == NULL ? 0 : created;
+  *stream = (void*)(intptr_t)(FIRST_STREAM + index);
+  created = index + 1;
+  return created > STREAMS;
+}
+int cuStreamSynchronize(void* handle) {
+  Stream* stream = stream_of(handle);
+  if (stream == NULL) return 1;
+  run_to((int)(stream - streams), stream->given);
+  return 0;
+}
+int cuStreamWaitEvent(void* stream, void* event, unsigned flags) {
+  return give(stream, (Work){.kind = WAIT, .wait = *(Event*)event, .size = flags});
+}
 int cuMemAlloc_v2(uint64_t* pointer, size_t size) {
   if (size > (1ull << 40)) return 2;
   *pointer = (uint64_t)(uintptr_t)malloc(size);
   return *pointer == 0 ? 2 : 0;
 }
-int cuMemFree_v2(uint64_t pointer) { free((void*)(uintptr_t)pointer); return 0; }
+int cuMemFree_v2(uint64_t pointer) {
+  for (int i = 0; i < created; ++i) run_to(i, streams[i].given);
+  free((void*)(uintptr_t)pointer);
+  return 0;
+}
 int cuMemHostAlloc(void** pointer, size_t size, unsigned flags) { (void)flags; *pointer = malloc(size); return 0; }
 int cuMemFreeHost(void* pointer) { free(pointer); return 0; }
 int cuMemGetInfo_v2(size_t* free_bytes, size_t* total) { *free_bytes = *total = 1ull << 34; return 0; }
 int cuMemsetD8Async(uint64_t pointer, unsigned char value, size_t size, void* stream) {
-  memset((void*)(uintptr_t)pointer, value, size);
-  return stream != (void*)7;
+  return give(stream, (Work){.kind = SET, .target = (void*)(uintptr_t)pointer, .source = (void*)(intptr_t)value, .size = size});
 }
 int cuMemcpyHtoDAsync_v2(uint64_t target, const void* source, size_t size, void* stream) {
-  memcpy((void*)(uintptr_t)target, source, size);
-  return stream != (void*)7;
+  return give(stream, (Work){.kind = COPY, .target = (void*)(uintptr_t)target, .source = source, .size = size});
 }
 int cuMemcpyDtoHAsync_v2(void* target, uint64_t source, size_t size, void* stream) {
-  memcpy(target, (void*)(uintptr_t)source, size);
-  return stream != (void*)7;
+  return give(stream, (Work){.kind = COPY, .target = target, .source = (void*)(uintptr_t)source, .size = size});
 }
-int cuEventCreate(void** event, unsigned flags) { (void)flags; *event = calloc(1, sizeof(struct timespec)); return 0; }
-int cuEventDestroy_v2(void* event) { free(event); return 0; }
-int cuEventRecord(void* event, void* stream) { clock_gettime(CLOCK_MONOTONIC, event); return stream != (void*)7; }
-int cuEventSynchronize(void* event) { return event == NULL; }
+// An event's memory stays: work put off may still tell its time.
+int cuEventCreate(void** event, unsigned flags) { (void)flags; *event = calloc(1, sizeof(Event)); return 0; }
+int cuEventDestroy_v2(void* event) { return event == NULL; }
+int cuEventRecord(void* handle, void* stream) {
+  Event* event = handle;
+  if (stream_of(stream) == NULL) return 1;
+  event->stream = (int)(stream_of(stream) - streams);
+  event->place = streams[event->stream].given + 1;
+  return give(stream, (Work){.kind = RECORD, .target = event});
+}
+int cuEventSynchronize(void* handle) {
+  const Event* event = handle;
+  if (event == NULL) return 1;
+  run_to(event->stream, event->place);
+  return 0;
+}
 int cuEventElapsedTime(float* milliseconds, void* from, void* to) {
-  const struct timespec *a = from, *b = to;
-  *milliseconds = (float)((double)(b->tv_sec - a->tv_sec) * 1e3 + (double)(b->tv_nsec - a->tv_nsec) * 1e-6);
+  const Event *a = from, *b = to;
+  if (streams[a->stream].done < a->place || streams[b->stream].done < b->place) return 600;  // CUDA_ERROR_NOT_READY
+  *milliseconds = (float)((double)(b->time.tv_sec - a->time.tv_sec) * 1e3 + (double)(b->time.tv_nsec - a->time.tv_nsec) * 1e-6);
   return 0;
 }

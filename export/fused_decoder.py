@@ -133,10 +133,16 @@ class FusedTcDecoder(nn.Module):
                 y = convolve_past(x, one.weight, one.bias, memory[block].permute(1, 2, 0))
                 y = convolve(y, two.weight, two.bias)
                 x = convolve_add(y, three.weight, three.bias, x)
-            rise = convolve_up if stage < 2 else convolve_up_relu
-            x = rise(x, self.up[stage], growth=growth)
-        x = convolve(x, self.third.weight, self.third.bias).permute(0, 3, 1, 2)  # [8, C, H, W]
-        return self.last(x)[:, :3], *new
+            if stage < len(TC_STAGES) - 1:
+                x = convolve_up(x, self.up[stage], growth=growth)
+        # At full size one frame of a step at a time: all together would be most of the memory of a whole run.
+        return torch.cat([self._finished(frame) for frame in x.split(1)]), *new
+
+    def _finished(self, x: Tensor) -> Tensor:
+        """The last stage's x [1, H/2, W/2, C] to its frames [growth, 3, H, W]."""
+        x = convolve_up_relu(x, self.up[-1], growth=TC_STAGES[-1][1])
+        x = convolve(x, self.third.weight, self.third.bias).permute(0, 3, 1, 2)  # [growth, C, H, W]
+        return self.last(x)[:, :3]
 
 
 def condition(lq: Tensor, dtype: torch.dtype) -> Tensor:

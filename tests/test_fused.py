@@ -16,12 +16,14 @@ from test_export import written
 
 from flashvsr_trt.configs.errors import UsageError
 from flashvsr_trt.export import bundle as bundle_module
-from flashvsr_trt.export import onnx_ops
+from flashvsr_trt.export import fused_lq, onnx_ops
 from flashvsr_trt.export import validate as validate_module
 from flashvsr_trt.export.dit import Dit
 from flashvsr_trt.export.fused import FUSED, PLAIN, for_prompt
 from flashvsr_trt.export.fused_decoder import FusedTcDecoder, fits
-from flashvsr_trt.export.layouts import TcSizes
+from flashvsr_trt.export.fused_lq import FusedLqProj
+from flashvsr_trt.export.layouts import LqSizes, TcSizes
+from flashvsr_trt.export.lq_proj import LqProj
 from flashvsr_trt.export.seeded import random_weights
 from flashvsr_trt.export.tc_decoder import TcDecoder
 from flashvsr_trt.export.to_onnx import Step
@@ -159,6 +161,72 @@ def test_graph_of_colours(weights, tmp_path, bits):
     assert kinds == ["AdaptColours" if bits == 8 else "AdaptColours16"]
 
 
+# --- The LQ projector
+
+
+def folded(x: np.ndarray) -> np.ndarray:
+    """[2 + T, h, w, C] to [T / 2, h + 2, w + 2, 4 C], frame by frame."""
+    every = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    return np.stack([np.concatenate(list(every[t : t + 4]), axis=-1) for t in range(0, len(x) - 2, 2)])
+
+
+def test_fold_frames():
+    feed = {"x": numbers(4, 2, 3, 8, seed=16), "past": numbers(2, 2, 3, 8, seed=17)}
+    (out,) = run(spec.FOLD_FRAMES, feed)
+    np.testing.assert_array_equal(out, folded(np.concatenate([feed["past"], feed["x"]])))
+
+
+def test_fold_pixels():
+    random = np.random.default_rng(18)
+    frames, past = (random.integers(0, 256, (n, 32, 48, 3), dtype=np.uint8) for n in (4, 2))
+    (out,) = run(spec.FOLD_PIXELS, {"frames": frames, "past": past, "like": numbers(1, seed=0)})
+    cells = np.concatenate([past, frames]).reshape(6, 2, 16, 3, 16, 3).transpose(0, 1, 3, 5, 2, 4)
+    np.testing.assert_allclose(out, folded(cells.reshape(6, 2, 3, 768) / 127.5 - 1), atol=TOLERANCE)
+
+
+def test_norm_silu():
+    feed = {"x": numbers(1, 2, 3, 40, seed=19), "gain": numbers(40, seed=20, dtype=np.float32)}
+    feed["x"][0, 0, 0] = 0  # has no direction
+    (out,) = run(spec.NORM_SILU, feed)
+    x = feed["x"].astype(np.float64)
+    normal = x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12) * 40**0.5 * feed["gain"]
+    np.testing.assert_allclose(out, normal / (1 + np.exp(-normal)), atol=TOLERANCE, rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["lq_proj", "lq_proj_first"])
+def test_projector_is_the_plain_one(weights, name):
+    graph = bundle_module.graphs(weights.sizes, causal=True)[name]
+    inputs = random_inputs(graph, "fp32", {"H": 128, "W": 256}, seed=5)
+    results = [kind.of(weights.lq_proj, causal=True)(*inputs) for kind in (LqProj, FusedLqProj)]
+    assert len(results[0]) == len(results[1]) == len(graph.outputs)
+    for plain, fused in zip(*results, strict=True):
+        torch.testing.assert_close(fused, plain, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["lq_proj", "lq_proj_first"])
+def test_graph_of_the_projector(weights, tmp_path, name):
+    module = FusedLqProj.of(weights.lq_proj, causal=True, dtype=torch.float16)
+    graph = bundle_module.graphs(weights.sizes, causal=True)[name]
+    made = Step(graph=graph, module=module, file="w.bin")
+    path = written(made, tmp_path, "fp16")
+    assert validate(made, path, "fp16").checked
+    model = onnx.load(path, load_external_data=False)
+    kinds = [node.op_type for node in model.graph.node]
+    once = ["FoldPixels", "Transpose", "Conv", "Transpose", "NormSilu"]
+    assert [kind for kind in kinds if kind in (*once, "FoldFrames", "Linear", "Pad", "Cast")] == (
+        [*once, "Transpose"]
+        if name == "lq_proj_first"
+        else [*once, "Transpose", "FoldFrames", *once[1:], "Linear", "Transpose"]
+    )
+
+
+def test_projectors_that_the_kernels_take(weights):
+    sizes = LqSizes(hidden=(2048, 3072), dim=1536)
+    assert fused_lq.fits(sizes, causal=True)
+    assert not fused_lq.fits(sizes, causal=False)
+    assert not fused_lq.fits(replace(sizes, hidden=(2048, 4096)), causal=True)
+
+
 # --- a DiT of them
 
 
@@ -239,8 +307,10 @@ def test_graph_of_the_decoder(decoder_weights, tmp_path, monkeypatch):
     assert validate(made, path, "fp16").checked
     model = onnx.load(path, load_external_data=False)
     kinds = Counter(node.op_type for node in model.graph.node if node.domain == spec.DOMAIN)
-    assert kinds == {"Convolve": 12, "ConvolvePast": 9, "ConvolveAdd": 9, "ConvolveUp": 2, "ConvolveUpRelu": 1}
-    assert [node.op_type for node in model.graph.node].count("Conv") == 1
+    frames = 4  # at half size: at full size one after the other
+    kept = {"Convolve": 11 + frames, "ConvolvePast": 9, "ConvolveAdd": 9, "ConvolveUp": 2, "ConvolveUpRelu": frames}
+    assert kinds == kept
+    assert [node.op_type for node in model.graph.node].count("Conv") == frames
 
 
 def test_sizes_that_the_kernel_takes():

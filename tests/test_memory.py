@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from counts import FIGURES
 
 PROGRAM = """
 import json, sys
@@ -47,7 +48,7 @@ def measured(bundle: Path | None, size, counts, tile=None, **options):
         text=True,
         check=False,
         timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -57,17 +58,19 @@ def measured(bundle: Path | None, size, counts, tile=None, **options):
 def test_memory_is_flat_over_frames(full_bundle, variant):
     """480 frames need what 96 need, on a canvas of 128x128: an output frame has 48 KiB, 384 of them 18 MiB."""
     frames, (early, late), _, _ = measured(full_bundle, (32, 32), (96, 480), variant=variant)
-    print(f"\n{variant}: peak {early / 2**20:.0f} MiB after 96 frames, {late / 2**20:.0f} MiB after 480")
+    FIGURES.append(f"memory of {variant}: {early / 2**20:.0f} MiB after 96 frames, {late / 2**20:.0f} after 480")
     assert frames == 480
     assert late - early < SLACK
 
 
 def test_memory_is_flat_over_frames_on_tiles(seeded_bundle):
+    """An output frame has 144 KiB, 256 of them 36 MiB; the states of tiles that come and go move the heap by 10."""
     frames, (early, late), _, _ = measured(
-        seeded_bundle, (32, 96), (61, 189), tile=(128, 256), variant="long", segment_steps=2
+        seeded_bundle, (32, 96), (61, 317), tile=(128, 256), variant="long", segment_steps=2
     )
-    assert frames == 189
-    assert late - early < SLACK
+    FIGURES.append(f"memory on tiles: {early / 2**20:.0f} MiB after 61 frames, {late / 2**20:.0f} after 317")
+    assert frames == 317
+    assert late - early < 2.5 * SLACK
 
 
 @pytest.mark.parametrize(
@@ -83,6 +86,6 @@ def test_memory_is_flat_over_frames_on_tiles(seeded_bundle):
 def test_memory_is_what_was_predicted(seeded_bundle, packaged, size, tile, options):
     bundle = None if packaged else seeded_bundle
     _, _, peak, predicted = measured(bundle, size, (33,), tile=tile, **options)
-    print(f"\npredicted {predicted / 2**20:.0f} MiB, measured {peak / 2**20:.0f}")
+    FIGURES.append(f"memory predicted: {predicted / 2**20:.0f} MiB, measured {peak / 2**20:.0f}")
     # Rather too much than too little: `--tile auto` relies on it. Where next to nothing is needed the constant is high.
     assert -0.07 * peak <= predicted - peak <= 0.25 * peak

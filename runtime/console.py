@@ -55,6 +55,11 @@ def set_level(level: str) -> None:
             handler.setLevel(level.upper())
 
 
+def counted(count: int, noun: str) -> str:
+    """E.g. "1 frame", "2 frames"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def say(label: str, text: str) -> None:
     """One line of a plan or a summary, its label in a column of its own; "" goes on with the line before."""
     LOG.info("%-9s %s", label, text, extra={"label": label})

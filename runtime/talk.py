@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from flashvsr_trt.runtime.backends.base import Backend
 from flashvsr_trt.runtime.bundle import Bundle
-from flashvsr_trt.runtime.console import LOG, say
+from flashvsr_trt.runtime.console import LOG, counted, say
 from flashvsr_trt.runtime.crew import Crew
 from flashvsr_trt.runtime.execution import Report
 from flashvsr_trt.runtime.jobs import Planned
@@ -36,7 +36,7 @@ def describe_source(info: SourceInfo) -> str:
     if info.kind != "image":
         parts.append(f"{float(info.rate):.6g} frames/s")
         about = "" if info.frames_exact else "about "
-        parts.append("length not known" if info.frames is None else f"{about}{info.frames} frames")
+        parts.append("length not known" if info.frames is None else f"{about}{counted(info.frames, 'frame')}")
     for kind in ("audio", "subtitle"):
         count = sum(stream.kind == kind for stream in info.streams)
         if count:
@@ -55,7 +55,7 @@ def say_plan(planned: Planned) -> None:
     for text in planned.output.lines:
         say("", text)
     parameters = options.parameters
-    steps = "" if planned.steps is None else f"{planned.steps} step{'s' * (planned.steps > 1)} on "
+    steps = "" if planned.steps is None else f"{counted(planned.steps, 'step')} on "
     say(
         "upscale",
         f"{options.variant}, {steps}a canvas of {canvas.width}x{canvas.height}, colour fix {options.colour_fix}, "
@@ -127,16 +127,16 @@ def say_report(report: Report, said: tuple[str, ...] = ()) -> None:
     size = "" if report.bytes is None else f", {gib(report.bytes)}"
     say(
         "done",
-        f"{report.output}: {status.frames} frames of {report.size[0]}x{report.size[1]}{size}, "
+        f"{report.output}: {counted(status.frames, 'frame')} of {report.size[0]}x{report.size[1]}{size}, "
         f"in {clock(status.elapsed)} ({status.fps:.3g} fps)",
     )
     peak = "" if report.peak_rss is None else f"; peak memory {gib(report.peak_rss)}"
     say("busy", status.shares() + peak)
     if status.frames != status.read:
-        say("", f"{status.read} frames were read: --reference-count leaves out the others")
+        say("", f"{counted(status.read, 'frame')} read: --reference-count leaves out the others")
     if report.scene_cuts:
         shown = ", ".join(map(str, report.scene_cuts[:8])) + (" ..." if len(report.scene_cuts) > 8 else "")
-        say("", f"{len(report.scene_cuts)} scene cuts, at frames {shown}")
+        say("", f"{counted(len(report.scene_cuts), 'scene cut')}, at frame {shown}")
     for text in (*(text for text in report.warnings if text not in said), *damage(report.read)):
         LOG.warning(text)
 

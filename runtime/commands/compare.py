@@ -35,6 +35,6 @@ def compare(
         raise OutputExists(f"{output} exists", todo="-y overwrites it")
     layout = Layout(split=split, crops=tuple(parse_crop(text) for text in crops))
     frames, notes = compare_files(first, second, output, layout, parse_position(at, "--at") if at else None)
-    console.say("done", f"{output}: {frames} frame{'s' * (frames > 1)}, {first} left, {second} right")
+    console.say("done", f"{output}: {console.counted(frames, 'frame')}, {first} left, {second} right")
     for note in notes:
         console.LOG.warning(note)

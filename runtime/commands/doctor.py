@@ -52,7 +52,7 @@ def doctor(bundle: str | None, as_json: bool) -> None:
     click.echo(as_text(findings) if not as_json else as_json_text(findings))
     if findings.problems:
         raise BackendUnavailable(
-            f"a run would fail: {len(findings.problems)} thing{'s' * (len(findings.problems) > 1)} in the way",
+            f"a run would fail: {console.counted(len(findings.problems), 'thing')} in the way",
             todo="see the last lines of the report",
         )
 

@@ -18,13 +18,15 @@ from flashvsr_trt.configs import manifest as manifests
 from flashvsr_trt.configs.contract import BITS, COLOUR_FIXES, Graph, Sizes, graphs
 from flashvsr_trt.configs.errors import BundleError, OutputExists, UsageError, WriteError
 from flashvsr_trt.configs.manifest import DTYPES, File, Manifest, sha256_of
+from flashvsr_trt.export import fused_decoder, fused_lq
 from flashvsr_trt.export.colour import Post
 from flashvsr_trt.export.dit import Dit
 from flashvsr_trt.export.external import INLINE_BYTES, WeightFiles
 from flashvsr_trt.export.fused import FUSED, PLAIN
 from flashvsr_trt.export.fused_colour import FusedAdain
-from flashvsr_trt.export.fused_decoder import FusedTcDecoder, fits
-from flashvsr_trt.export.layouts import TcSizes
+from flashvsr_trt.export.fused_decoder import FusedTcDecoder
+from flashvsr_trt.export.fused_lq import FusedLqProj
+from flashvsr_trt.export.layouts import LqSizes, TcSizes
 from flashvsr_trt.export.lq_proj import LqProj
 from flashvsr_trt.export.tc_decoder import TcDecoder
 from flashvsr_trt.export.to_onnx import Step, to_model
@@ -151,7 +153,9 @@ def _networks(weights: Weights, options: Options, contract: dict[str, Graph]) ->
             _round(module)
         return steps_of(module, file, names, contract)
 
-    lq_proj = LqProj.of(weights.lq_proj, causal=weights.causal, dtype=options.dtype)
+    fused = options.fused and fused_lq.fits(LqSizes.of(weights.lq_proj), causal=weights.causal)
+    projector = FusedLqProj if fused else LqProj
+    lq_proj = projector.of(weights.lq_proj, causal=weights.causal, dtype=options.dtype)
     yield steps(lq_proj, "lq_proj.bin", "lq_proj_first", "lq_proj")
     del lq_proj
     dit = Dit.of(
@@ -164,7 +168,7 @@ def _networks(weights: Weights, options: Options, contract: dict[str, Graph]) ->
     )
     yield steps(dit, "dit.bin", "dit_first", "dit")
     del dit
-    fused = options.fused and fits(TcSizes.of(weights.tc_decoder))
+    fused = options.fused and fused_decoder.fits(TcSizes.of(weights.tc_decoder))
     decoder = FusedTcDecoder if fused else TcDecoder
     yield steps(decoder.of(weights.tc_decoder, dtype=options.dtype), "tc_decoder.bin", "tc_decoder")
     if weights.vae:

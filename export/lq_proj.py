@@ -7,6 +7,8 @@ temporal context from the last two frames of the same group of four.
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -80,11 +82,11 @@ class LqProj(nn.Module):
         self.conv2 = TimeConv((4 if causal else 2) * sizes.hidden[0], sizes.hidden[1])
         self.linear = nn.Linear(sizes.hidden[1], sizes.dim)
 
-    @staticmethod
-    def of(official: State, *, causal: bool, dtype: torch.dtype = torch.float32) -> LqProj:
+    @classmethod
+    def of(cls, official: State, *, causal: bool, dtype: torch.dtype = torch.float32) -> Self:
         """The exportable module with a checkpoint's weights."""
         with torch.device("meta"):
-            module = LqProj(LqSizes.of(official), causal=causal)
+            module = cls(LqSizes.of(official), causal=causal)
         return assigned(module, prepare(official, causal=causal, dtype=dtype))
 
     def _first(self, lq: Tensor) -> tuple[Tensor, ...]:

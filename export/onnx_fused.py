@@ -159,6 +159,56 @@ def ConvolveUpRelu(x, weight, growth: int):
 
 
 @script(_domain, default_opset=op)
+def Folded(every):
+    """Four frames beside each other, for every second one of [2 + T, h, w, C], edge pixels twice."""
+    frames = op.Shape(every, start=0, end=1)
+    last = op.Sub(frames, op.Constant(value_ints=[2]))
+    first_axis = op.Constant(value_ints=[0])
+    two = op.Constant(value_ints=[2])
+    one = op.Slice(every, op.Constant(value_ints=[0]), last, first_axis, two)
+    next_one = op.Slice(every, op.Constant(value_ints=[1]), last, first_axis, two)
+    third = op.Slice(every, op.Constant(value_ints=[2]), frames, first_axis, two)
+    fourth = op.Slice(every, op.Constant(value_ints=[3]), frames, first_axis, two)
+    beside = op.Concat(one, next_one, third, fourth, axis=3)
+    out = op.Pad(beside, op.Constant(value_ints=[0, 1, 1, 0, 0, 1, 1, 0]), mode="edge")
+    return out
+
+
+@script(_domain, default_opset=op)
+def FoldFrames(x, past):
+    """Folded past and x."""
+    out = Folded(op.Concat(past, x, axis=0))
+    return out
+
+
+@script(_domain, default_opset=op)
+def FoldPixels(frames, past, like):
+    """Folded features of uint8 [T, 16 h, 16 w, 3]: [T, h, w, 768]."""
+    every = op.Cast(op.Concat(past, frames, axis=0), to=1)
+    unit = op.CastLike(op.Sub(op.Div(every, op.Constant(value_float=127.5)), op.Constant(value_float=1.0)), like)
+    side = op.Constant(value_ints=[16])
+    count = op.Shape(unit, start=0, end=1)
+    columns = op.Div(op.Shape(unit, start=2, end=3), side)
+    rest = op.Concat(columns, side, op.Constant(value_ints=[3]), axis=0)
+    cells = op.Reshape(unit, op.Concat(count, op.Constant(value_ints=[-1]), side, rest, axis=0))
+    features = op.Transpose(cells, perm=[0, 1, 3, 5, 2, 4])  # [T, h, w, 3, 16, 16]
+    out = Folded(op.Reshape(features, [0, 0, 0, 768]))
+    return out
+
+
+@script(_domain, default_opset=op)
+def NormSilu(x, gain):
+    """SiLU of x / max(||x||, 1e-12) * sqrt(C) * gain over the last axis."""
+    wide = op.Cast(x, to=1)
+    square = op.ReduceSum(op.Mul(wide, wide), [-1])
+    norm = op.Sqrt(op.Max(square, op.Constant(value_float=1e-24)))
+    scale = op.Mul(gain, op.Sqrt(op.Cast(op.Shape(gain), to=1)))
+    normal = op.Mul(op.Div(wide, norm), scale)
+    out = op.CastLike(op.Mul(normal, op.Sigmoid(normal)), x)
+    return out
+
+
+@script(_domain, default_opset=op)
 def AdaptedColours(frames, lq, size):
     """float32 [T, 3, height, width] in [0, 2] of the first `size` rows and columns."""
     origin = op.Constant(value_ints=[0, 0])
@@ -198,5 +248,6 @@ def functions() -> list[onnx.FunctionProto]:
     """The bodies, to be appended to a model that uses one of them; helpers first."""
     linear = (Linear, LinearGelu, LinearAdd, Normalised, Rotated, NormRotate, LayerNorm, PromptAttention)
     convolutions = (Convolved, Convolve, ConvolveAdd, ConvolvePast, ConvolveUp, ConvolveUpRelu)
+    projector = (Folded, FoldFrames, FoldPixels, NormSilu)
     colours = (AdaptedColours, AdaptColours, AdaptColours16)
-    return [function.to_function_proto() for function in (*linear, *convolutions, *colours)]
+    return [function.to_function_proto() for function in (*linear, *convolutions, *projector, *colours)]

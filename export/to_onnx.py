@@ -17,7 +17,7 @@ from torch import nn
 
 from flashvsr_trt.configs.contract import Graph, evaluate_shape
 from flashvsr_trt.configs.manifest import DTYPES
-from flashvsr_trt.export import fused, fused_colour, fused_decoder, onnx_ops
+from flashvsr_trt.export import fused, fused_colour, fused_decoder, fused_lq, onnx_ops
 from flashvsr_trt.export.attention import block_sparse_attention
 from flashvsr_trt.export.canvas_axes import CanvasAxes
 from flashvsr_trt.plugins_trt.spec import BLOCK_SPARSE_ATTENTION, DOMAIN, OPSET
@@ -26,7 +26,7 @@ ONNX_OPSETS = {"fp32": 20, "fp16": 20, "bf16": 22}  # 22 is the first with a bfl
 # Sizes the tracer sees; any would do that are not 0 or 1 and differ from each other.
 EXAMPLE = {"H": 256, "W": 384, "ring": 5, "slabs": 4, "T": 7}
 FOLD_LIMIT = 4096  # elements; larger constants are weights and stay as they are
-FUSED_NODES = fused.NODES | fused_decoder.NODES | fused_colour.NODES
+FUSED_NODES = fused.NODES | fused_lq.NODES | fused_decoder.NODES | fused_colour.NODES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,10 @@ are in float32, results are rounded once.
 - `ConvolveUp`, with ReLU `ConvolveUpRelu`: a 3x3 convolution without bias behind nearest 2x upsampling, as one of 2x2
   taps for each position of an output pixel in its pair of rows and columns; `growth` frames out of each come from
   consecutive rows of the weight.
+- `FoldFrames`: four consecutive frames side by side in the channels, for every second frame, the first two of the first
+  from `past`; one pixel larger on every side, a copy of its neighbour. `FoldPixels`: the same of bytes in [-1, 1], the
+  channels of a frame being (colour, row, column) of a cell of 16x16 pixels, in the type of `like`.
+- `NormSilu`: SiLU of x divided by its Euclidean norm, at least 1e-12, times sqrt(C) and `gain`, over the last axis.
 - `AdaptColours`, `AdaptColours16`: the first `size` rows and columns of the frames; mean and standard deviation (1e-5
   added to the variance) of each frame and colour become those of lq / 127.5 - 1; truncated to 8 or 16 bits of [-1, 1].
 """
@@ -107,6 +111,18 @@ _CONVOLVE_UP = (("x", "T"), ("weight", "T"))
 CONVOLVE_UP = Op(name="ConvolveUp", inputs=_CONVOLVE_UP, outputs=(("out", "T"),), attributes=("growth",))
 CONVOLVE_UP_RELU = Op(name="ConvolveUpRelu", inputs=_CONVOLVE_UP, outputs=(("out", "T"),), attributes=("growth",))
 
+# x: [T, h, w, C]; past: [2, h, w, C]; out: [T / 2, h + 2, w + 2, 4 * C]; C a multiple of 8
+FOLD_FRAMES = Op(name="FoldFrames", inputs=(("x", "T"), ("past", "T")), outputs=(("out", "T"),), attributes=())
+# frames: [T, 16 h, 16 w, 3]; past: [2, 16 h, 16 w, 3]; like: any; out: [T / 2, h + 2, w + 2, 4 * 768]
+FOLD_PIXELS = Op(
+    name="FoldPixels",
+    inputs=(("frames", "uint8"), ("past", "uint8"), ("like", "T")),
+    outputs=(("out", "T"),),
+    attributes=(),
+)
+# x, out: [..., C]; gain: [C]; C a multiple of 8, at most 3072
+NORM_SILU = Op(name="NormSilu", inputs=(("x", "T"), ("gain", "float")), outputs=(("out", "T"),), attributes=())
+
 # frames: [T, 3, H, W]; lq: [T, H, W, 3]; size: (height, width); pixels: [T, height, width, 3]
 _ADAPT = (("frames", "T"), ("lq", "uint8"), ("size", "host int64"))
 ADAPT_COLOURS = Op(name="AdaptColours", inputs=_ADAPT, outputs=(("pixels", "uint8"),), attributes=())
@@ -124,6 +140,9 @@ FUSED_OPS = (
     CONVOLVE_PAST,
     CONVOLVE_UP,
     CONVOLVE_UP_RELU,
+    FOLD_FRAMES,
+    FOLD_PIXELS,
+    NORM_SILU,
     ADAPT_COLOURS,
     ADAPT_COLOURS_16,
 )

@@ -66,7 +66,7 @@ def rounded(x: np.ndarray, element: str) -> np.ndarray:
     return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
 
 
-def draw(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
+def draw(op: spec.Op, shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
     random = np.random.default_rng(seed)
     feed = {name: random.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
     if "weight" in feed:  # results of order one
@@ -75,8 +75,10 @@ def draw(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]
     if "table" in feed:
         angles = feed["table"][..., 0]
         feed["table"] = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
-    if "lq" in feed:
-        feed["lq"] = random.integers(0, 256, shapes["lq"]).astype(np.float32)
+    for name, kind in op.inputs:
+        if kind == "uint8":
+            feed[name] = random.integers(0, 256, shapes[name]).astype(np.float32)
+    if "size" in feed:
         feed["size"] = np.array(shapes["frames"][2:], np.float32) - (5, 3)  # of the picture in the frames
     return feed
 
@@ -111,6 +113,9 @@ CASES = {
     "ConvolvePast": (spec.CONVOLVE_PAST, CONVOLVE | {"weight": (256, 3, 3, 512), "past": (32, 48, 256)}, {}),
     "ConvolveUp": (spec.CONVOLVE_UP, {"x": (2, 32, 48, 256), "weight": (4, 256, 2, 2, 256)}, {"growth": 2}),
     "ConvolveUpRelu": (spec.CONVOLVE_UP_RELU, {"x": (2, 16, 80, 128), "weight": (4, 128, 2, 2, 128)}, {"growth": 1}),
+    "FoldFrames": (spec.FOLD_FRAMES, {"x": (4, 6, 10, 520), "past": (2, 6, 10, 520)}, {}),
+    "FoldPixels": (spec.FOLD_PIXELS, {"frames": (4, 128, 256, 3), "past": (2, 128, 256, 3), "like": (1,)}, {}),
+    "NormSilu": (spec.NORM_SILU, {"x": (2, 5, 7, 3072), "gain": (3072,)}, {}),
     "AdaptColours": (spec.ADAPT_COLOURS, COLOURS, {}),
     "AdaptColours16": (spec.ADAPT_COLOURS_16, COLOURS, {}),
 }
@@ -130,7 +135,7 @@ def test_op(case, element):
     on_cpu = ort.InferenceSession(model(op, shapes, "float32", attributes), providers=["CPUExecutionProvider"])
     kinds = dict(op.inputs)
     for seed in range(3):
-        feed = draw(shapes, seed)
+        feed = draw(op, shapes, seed)
         same = {name: rounded(x, element) if kinds[name] == "T" else x for name, x in feed.items()}
         for out, ref in zip(on_gpu.run(None, feed), on_cpu.run(None, same), strict=True):
             assert out.shape == ref.shape

@@ -102,6 +102,60 @@ def test_layer_norm(fused, element, tokens, dim):
     np.testing.assert_allclose(wide(result, element), expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("element", ["float16", "bfloat16"])
+@pytest.mark.parametrize(("tokens", "dim"), [(9, 3072), (2, 72)])
+def test_norm_silu(fused, element, tokens, dim):
+    random = np.random.default_rng(dim)
+    x, gain = random.standard_normal((tokens, dim)) * 3, random.standard_normal(dim).astype(np.float32)
+    x[-1] = 0  # has no direction
+    x = stored(x, element)
+    result = np.full((tokens, dim), 0x7FFF, np.uint16).view(x.dtype)
+    getattr(fused, f"run_norm_silu_{element}")(*pointers(x, gain, result), tokens, dim)
+    rows, tolerance = wide(x, element), TOLERANCES[element]
+    normal = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) * dim**0.5 * gain
+    np.testing.assert_allclose(wide(result, element), normal / (1 + np.exp(-normal)), rtol=tolerance, atol=tolerance)
+
+
+# --- Folding of frames
+
+
+@pytest.fixture(scope="module")
+def fold(tmp_path_factory):
+    return compiled("fold", tmp_path_factory.mktemp("fold"))
+
+
+def folded(x: np.ndarray, past: np.ndarray) -> np.ndarray:
+    """Frame by frame: [T, h, w, C] and [2, h, w, C] to [T / 2, h + 2, w + 2, 4 C]."""
+    every = np.pad(np.concatenate([past, x]), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    return np.stack([np.concatenate(list(every[t : t + 4]), axis=-1) for t in range(0, len(x), 2)])
+
+
+@pytest.mark.parametrize("element", ["float16", "bfloat16"])
+@pytest.mark.parametrize(("frames", "height", "width", "channels"), [(4, 2, 3, 264), (2, 1, 1, 8)])
+def test_fold_frames(fold, element, frames, height, width, channels):
+    random = np.random.default_rng(channels)
+    x, past = (stored(random.standard_normal((n, height, width, channels)), element) for n in (frames, 2))
+    result = np.zeros((frames // 2, height + 2, width + 2, 4 * channels), x.dtype)
+    sizes = (ctypes.c_int * 4)(frames // 2, height, width, channels)
+    getattr(fold, f"run_fold_frames_{element}")(*pointers(x, past, result), sizes)
+    np.testing.assert_array_equal(result, folded(x, past))
+
+
+@pytest.mark.parametrize("element", ["float16", "bfloat16"])
+def test_fold_pixels(fold, element):
+    frames, height, width = 4, 1, 2
+    random = np.random.default_rng(7)
+    x, past = (random.integers(0, 256, (n, 16 * height, 16 * width, 3), dtype=np.uint8) for n in (frames, 2))
+    result = np.zeros((frames // 2, height + 2, width + 2, 4 * 768), stored(np.zeros(1), element).dtype)
+    getattr(fold, f"run_fold_pixels_{element}")(*pointers(x, past, result), (ctypes.c_int * 3)(2, height, width))
+
+    def cells(pixels: np.ndarray) -> np.ndarray:
+        pixels = pixels.reshape(-1, height, 16, width, 16, 3).transpose(0, 1, 3, 5, 2, 4)
+        return pixels.reshape(-1, height, width, 768) / 127.5 - 1
+
+    np.testing.assert_allclose(wide(result, element), folded(cells(x), cells(past)), atol=TOLERANCES[element])
+
+
 def test_list_all(fused):
     lists, counts, order, ticket = (np.full(shape, -1, np.int32) for shape in ((6, 4), 6, 6, 1))
     fused.run_list_all(*pointers(lists, counts, order, ticket), 6, 4)

@@ -178,6 +178,24 @@ CUDA_KERNELS = (
         threads=32,
     ),
     CudaKernel(
+        source="fused.cu",
+        name="norm_silu",
+        arguments=_arguments("x:*T gain:*fp32 out:*T tokens:i32 dim:i32"),
+        threads=256,
+    ),
+    CudaKernel(
+        source="fold.cu",
+        name="fold_frames",
+        arguments=_arguments("x:*T past:*T out:*T results:i32 height:i32 width:i32 dim:i32"),
+        threads=256,
+    ),
+    CudaKernel(
+        source="fold.cu",
+        name="fold_pixels",
+        arguments=_arguments("frames:*u8 past:*u8 out:*T results:i32 height:i32 width:i32"),
+        threads=256,
+    ),
+    CudaKernel(
         source="adain.cu",
         name="colour_statistics",
         arguments=_arguments("frames:*T lq:*u8 sums:*fp64 height:i32 width:i32 rows:i32 columns:i32 parts:i32"),

@@ -17,6 +17,9 @@
   }                                                                                                                   \
   extern "C" void run_layer_norm_##element(const uint4* x, uint4* out, int tokens, int dim) {                         \
     host::run((tokens + kWarps - 1) / kWarps, 1, kThreads, [=] { layer_norm_##element(x, out, tokens, dim); });       \
+  }                                                                                                                   \
+  extern "C" void run_norm_silu_##element(const uint4* x, const float4* gain, uint4* out, int tokens, int dim) {      \
+    host::run((tokens + kWarps - 1) / kWarps, 1, kThreads, [=] { norm_silu_##element(x, gain, out, tokens, dim); });  \
   }
 
 HOST_NORMS(float16)

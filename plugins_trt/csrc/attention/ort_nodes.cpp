@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 
 #include "convolve.hpp"
 #include "cublaslt.hpp"
@@ -11,8 +12,8 @@ namespace flashvsr {
 
 namespace {
 
-constexpr int kWarpsOfNorms = 8;  // rows of one block of the norms in csrc/kernels/fused.cu
-constexpr int kMostChannels = 2048, kVector = 8;
+constexpr int kWarpsOfNorms = 8;  // rows of one block in csrc/kernels/{fused,fold}.cu
+constexpr int kMostChannels = 2048, kMostChannelsOfSilu = 3072, kVector = 8;
 constexpr std::size_t kAlign = 256;
 
 void demand(bool holds, const std::string& otherwise) {
@@ -194,6 +195,52 @@ class ConvolveNode : public Node {
   std::shared_ptr<const Fused> kernels_;
 };
 
+class NormSiluNode : public Node {
+ public:
+  NormSiluNode(const OrtApi& api, const OrtKernelInfo* info, Element element)
+      : Node(api, info), kernels_(Fused::shared(device(), element)) {}
+
+  void compute(const Call& call) override {
+    const Shape x = call.shape(0);
+    demand(!x.empty() && x.back() % kVector == 0 && 0 < x.back() && x.back() <= kMostChannelsOfSilu &&
+               call.shape(1) == Shape{x.back()},
+           "x is " + text(x) + ", gain " + text(call.shape(1)));
+    const std::int64_t tokens = product(x) / x.back();
+    kernels_->launch("norm_silu", blocks_of_rows(tokens), 1,
+                     {{call.input(0), call.input(1), call.output(0, x)}, {int(tokens), int(x.back())}}, call.stream());
+  }
+
+ private:
+  std::shared_ptr<const Fused> kernels_;
+};
+
+// FoldFrames, or FoldPixels if kPixels.
+template <bool kPixels>
+class FoldNode : public Node {
+ public:
+  FoldNode(const OrtApi& api, const OrtKernelInfo* info, Element element)
+      : Node(api, info), kernels_(Fused::shared(device(), element)) {}
+
+  void compute(const Call& call) override {
+    const Shape x = call.shape(0), past = call.shape(1);
+    constexpr int kCell = kPixels ? 16 : 1, kTaps = 4, kStep = 2;
+    demand(x.size() == 4 && x[0] % kStep == 0 && x[1] % kCell == 0 && x[2] % kCell == 0 &&
+               (kPixels ? x[3] == 3 : x[3] % kVector == 0),
+           "x is " + text(x));
+    demand(past == Shape{kStep, x[1], x[2], x[3]}, "past is " + text(past) + ", x " + text(x));
+    const std::int64_t results = x[0] / kStep, height = x[1] / kCell, width = x[2] / kCell, dim = x[3] * kCell * kCell;
+    void* out = call.output(0, {results, height + 2, width + 2, kTaps * dim});
+    const std::int64_t items = results * (height + 2) * (width + 2) * kTaps;
+    demand(items <= std::numeric_limits<std::int32_t>::max(), "x is " + text(x) + ": too large");
+    Arguments arguments{{call.input(0), call.input(1), out}, {int(results), int(height), int(width)}};
+    if (!kPixels) arguments.integers.push_back(int(dim));
+    kernels_->launch(kPixels ? "fold_pixels" : "fold_frames", blocks_of_rows(items), 1, arguments, call.stream());
+  }
+
+ private:
+  std::shared_ptr<const Fused> kernels_;
+};
+
 // AdaptColours: statistics of the picture, then their use.
 class AdaptColoursNode : public Node {
  public:
@@ -265,6 +312,9 @@ const std::vector<NodeKind>& node_kinds() {
       {&spec::kConvolvePast, make<ConvolveNode<Form::kPast>>, can_convolve},
       {&spec::kConvolveUp, make<ConvolveNode<Form::kUp>>, can_convolve},
       {&spec::kConvolveUpRelu, make<ConvolveNode<Form::kUpRelu>>, can_convolve},
+      {&spec::kFoldFrames, make<FoldNode<false>>, has_fused},
+      {&spec::kFoldPixels, make<FoldNode<true>>, has_fused},
+      {&spec::kNormSilu, make<NormSiluNode>, has_fused},
       {&spec::kAdaptColours, make<AdaptColours8Node>, has_fused},
       {&spec::kAdaptColours16, make<AdaptColours16Node>, has_fused},
   };

@@ -11,6 +11,7 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr int kVector = 8;       // numbers of a 16-byte access
 constexpr int kMostVectors = 8;  // of one lane: rows of up to 2048 numbers
+constexpr int kMostVectorsOfSilu = 12;
 constexpr unsigned kAll = ~0u;
 constexpr float kEps = 1e-6f;
 
@@ -27,13 +28,13 @@ struct BFloat16 {
 };
 
 // One row in a warp's registers: vector i of a lane is the row's vector 32 i + lane.
-template <class T>
+template <class T, int kVectors = kMostVectors>
 struct Row {
-  uint4 vectors[kMostVectors];
+  uint4 vectors[kVectors];
 
   __device__ __forceinline__ void load(const uint4* source, int count) {
 #pragma unroll
-    for (int i = 0; i < kMostVectors; ++i) {
+    for (int i = 0; i < kVectors; ++i) {
       const int at = 32 * i + threadIdx.x % 32;
       vectors[i] = at < count ? __ldg(source + at) : make_uint4(0, 0, 0, 0);
     }
@@ -41,10 +42,10 @@ struct Row {
 
   // Sum of (x - centre)^kPower over the row; what lies behind it is 0, so `count` only matters where the centre is not.
   template <int kPower>
-  __device__ __forceinline__ float sum(float centre = 0.0f, int count = 32 * kMostVectors) const {
+  __device__ __forceinline__ float sum(float centre = 0.0f, int count = 32 * kVectors) const {
     float sum = 0.0f;
 #pragma unroll
-    for (int i = 0; i < kMostVectors; ++i) {
+    for (int i = 0; i < kVectors; ++i) {
       if (static_cast<int>(32 * i + threadIdx.x % 32) >= count) break;
       const auto* pairs = reinterpret_cast<const typename T::Pair*>(&vectors[i]);
 #pragma unroll
@@ -59,12 +60,11 @@ struct Row {
     return sum;
   }
 
-  // Row times `factor` times gain, its pairs turned by the table's (cos, sin) if kRotate: 64 pairs, again and again.
-  template <bool kRotate>
-  __device__ __forceinline__ void store(uint4* target, int count, float factor, const float4* gain,
-                                        const float4* table) const {
+  // Row with every four numbers changed: change(which four, the four).
+  template <class Change>
+  __device__ __forceinline__ void store(uint4* target, int count, Change change) const {
 #pragma unroll
-    for (int i = 0; i < kMostVectors; ++i) {
+    for (int i = 0; i < kVectors; ++i) {
       const int at = 32 * i + threadIdx.x % 32;
       if (at >= count) return;
       const auto* pairs = reinterpret_cast<const typename T::Pair*>(&vectors[i]);
@@ -72,35 +72,10 @@ struct Row {
       auto* out = reinterpret_cast<typename T::Pair*>(&packed);
 #pragma unroll
       for (int j = 0; j < kVector / 4; ++j) {
-        const float4 gains = __ldg(gain + at * (kVector / 4) + j);
-        float2 first = T::widen(pairs[2 * j]), second = T::widen(pairs[2 * j + 1]);
-        first = make_float2(first.x * factor * gains.x, first.y * factor * gains.y);
-        second = make_float2(second.x * factor * gains.z, second.y * factor * gains.w);
-        if constexpr (kRotate) {
-          const float4 turn = __ldg(table + at % 16 * (kVector / 4) + j);  // cos, sin of two pairs
-          first = make_float2(first.x * turn.x - first.y * turn.y, first.x * turn.y + first.y * turn.x);
-          second = make_float2(second.x * turn.z - second.y * turn.w, second.x * turn.w + second.y * turn.z);
-        }
-        out[2 * j] = T::narrow(first);
-        out[2 * j + 1] = T::narrow(second);
-      }
-      target[at] = packed;
-    }
-  }
-
-  // (Row - centre) times `factor`.
-  __device__ __forceinline__ void store_centred(uint4* target, int count, float centre, float factor) const {
-#pragma unroll
-    for (int i = 0; i < kMostVectors; ++i) {
-      const int at = 32 * i + threadIdx.x % 32;
-      if (at >= count) return;
-      const auto* pairs = reinterpret_cast<const typename T::Pair*>(&vectors[i]);
-      uint4 packed;
-      auto* out = reinterpret_cast<typename T::Pair*>(&packed);
-#pragma unroll
-      for (int j = 0; j < kVector / 2; ++j) {
-        const float2 two = T::widen(pairs[j]);
-        out[j] = T::narrow(make_float2((two.x - centre) * factor, (two.y - centre) * factor));
+        const float2 first = T::widen(pairs[2 * j]), second = T::widen(pairs[2 * j + 1]);
+        const float4 four = change(at * (kVector / 4) + j, make_float4(first.x, first.y, second.x, second.y));
+        out[2 * j] = T::narrow(make_float2(four.x, four.y));
+        out[2 * j + 1] = T::narrow(make_float2(four.z, four.w));
       }
       target[at] = packed;
     }
@@ -108,51 +83,81 @@ struct Row {
 
   __device__ __forceinline__ void copy(uint4* target, int count) const {
 #pragma unroll
-    for (int i = 0; i < kMostVectors; ++i) {
+    for (int i = 0; i < kVectors; ++i) {
       const int at = 32 * i + threadIdx.x % 32;
       if (at < count) target[at] = vectors[i];
     }
   }
 };
 
+__device__ __forceinline__ int64_t token_of_warp() {
+  return static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+}
+
+__device__ __forceinline__ float4 scaled(float4 x, float factor, float4 gain) {
+  return make_float4(x.x * factor * gain.x, x.y * factor * gain.y, x.z * factor * gain.z, x.w * factor * gain.w);
+}
+
+__device__ __forceinline__ float silu(float x) { return x / (1.0f + expf(-x)); }
+
 // Warps of block row y: 0 makes q, 1 makes k, 2 copies v. Grid (tokens / 8 rounded up, 3).
 template <class T>
 __device__ __forceinline__ void norm_rotate(const uint4* qkv, const float4* gain_q, const float4* gain_k,
                                             const float4* table, uint4* q, uint4* k, uint4* v, int tokens, int dim) {
-  const int64_t token = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  const int64_t token = token_of_warp();
   if (token >= tokens) return;
   const int count = dim / kVector, part = blockIdx.y;
   Row<T> row;
   row.load(qkv + (token * 3 + part) * count, count);
   if (part == 2) return row.copy(v + token * count, count);
   const float factor = rsqrtf(row.template sum<2>() / dim + kEps);
-  row.template store<true>((part == 0 ? q : k) + token * count, count, factor, part == 0 ? gain_q : gain_k,
-                           table + token * 32);
+  const float4 *gain = part == 0 ? gain_q : gain_k, *own = table + token * 32;  // (cos, sin) of the 64 pairs of a head
+  row.store((part == 0 ? q : k) + token * count, count, [=](int at, float4 x) {
+    x = scaled(x, factor, __ldg(gain + at));
+    const float4 turn = __ldg(own + at % 32);
+    return make_float4(x.x * turn.x - x.y * turn.y, x.x * turn.y + x.y * turn.x,  //
+                       x.z * turn.z - x.w * turn.w, x.z * turn.w + x.w * turn.z);
+  });
 }
 
-// Grid (tokens / 8 rounded up).
+// Grid of this and what follows: (tokens / 8 rounded up).
 template <class T>
 __device__ __forceinline__ void norm_rows(const uint4* x, const float4* gain, uint4* out, int tokens, int dim) {
-  const int64_t token = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  const int64_t token = token_of_warp();
   if (token >= tokens) return;
   const int count = dim / kVector;
   Row<T> row;
   row.load(x + token * count, count);
   const float factor = rsqrtf(row.template sum<2>() / dim + kEps);
-  row.template store<false>(out + token * count, count, factor, gain, nullptr);
+  row.store(out + token * count, count, [=](int at, float4 x) { return scaled(x, factor, __ldg(gain + at)); });
 }
 
-// Grid (tokens / 8 rounded up).
 template <class T>
 __device__ __forceinline__ void layer_norm(const uint4* x, uint4* out, int tokens, int dim) {
-  const int64_t token = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  const int64_t token = token_of_warp();
   if (token >= tokens) return;
   const int count = dim / kVector;
   Row<T> row;
   row.load(x + token * count, count);
   const float mean = row.template sum<1>() / dim;
-  const float variance = row.template sum<2>(mean, count) / dim;
-  row.store_centred(out + token * count, count, mean, rsqrtf(variance + kEps));
+  const float factor = rsqrtf(row.template sum<2>(mean, count) / dim + kEps);
+  row.store(out + token * count, count, [=](int, float4 x) {
+    return make_float4((x.x - mean) * factor, (x.y - mean) * factor, (x.z - mean) * factor, (x.w - mean) * factor);
+  });
+}
+
+template <class T>
+__device__ __forceinline__ void norm_silu(const uint4* x, const float4* gain, uint4* out, int tokens, int dim) {
+  const int64_t token = token_of_warp();
+  if (token >= tokens) return;
+  const int count = dim / kVector;
+  Row<T, kMostVectorsOfSilu> row;
+  row.load(x + token * count, count);
+  const float factor = sqrtf(dim / fmaxf(row.template sum<2>(), 1e-24f));
+  row.store(out + token * count, count, [=](int at, float4 x) {
+    x = scaled(x, factor, __ldg(gain + at));
+    return make_float4(silu(x.x), silu(x.y), silu(x.z), silu(x.w));
+  });
 }
 
 }  // namespace
@@ -170,6 +175,10 @@ __device__ __forceinline__ void layer_norm(const uint4* x, uint4* out, int token
   extern "C" __global__ void __launch_bounds__(kThreads, 3)                                                           \
       layer_norm_##element(const uint4* x, uint4* out, int tokens, int dim) {                                        \
     layer_norm<type>(x, out, tokens, dim);                                                                           \
+  }                                                                                                                 \
+  extern "C" __global__ void __launch_bounds__(kThreads, 2)                                                           \
+      norm_silu_##element(const uint4* x, const float4* gain, uint4* out, int tokens, int dim) {                     \
+    norm_silu<type>(x, gain, out, tokens, dim);                                                                      \
   }
 
 FLASHVSR_NORMS(float16, Half)

@@ -81,7 +81,7 @@ cpp: ## build libflashvsr, embed and flashvsr_y4m into build/cpp
 	cmake --build build/cpp --parallel
 
 cpp-test: $(VENV)/dev ## build libflashvsr and test it, also under sanitizers
-	$(BIN)/python -m pytest tests/test_cpp.py
+	$(BIN)/python -m pytest tests/test_cpp*.py
 
 clean: ## remove .venv, build, dist, out
 	rm -rf $(VENV) build dist out

@@ -15,7 +15,7 @@ import pytest
 from cpp_programs import SOURCES, call, moving_frames, need, write_engine_set
 from test_cpp_border import VALGRIND
 
-from flashvsr_trt.runtime.backends.onnxruntime_cuda import _OPTIONS
+from flashvsr_trt.runtime.backends.onnxruntime_cuda import _OPTIONS, OrtCuda, share_arena
 
 pytest_plugins = ("cpp_fixtures",)
 
@@ -71,11 +71,35 @@ def test_cuda_gives_the_cpus_bytes(build, full_bundle, variables, variant):
     assert y4m(build, full_bundle, "--variant", variant, "--device", "cuda", **variables) == expected
 
 
-def test_provider_gets_the_python_runtimes_options(build, seeded_bundle, variables):
+def test_provider_gets_the_python_runtimes_options(build, seeded_bundle, variables, monkeypatch):
+    python = object.__new__(OrtCuda)  # needs no GPU for this
+    python.library = None
+    session = python._session_options(seeded_bundle / "dit.onnx")
+    arena: dict[str, object] = {}
+    monkeypatch.setattr(
+        onnxruntime, "OrtArenaCfg", lambda all: arena.update({f"arena's {k}": v for k, v in all.items()})
+    )
+    monkeypatch.setattr(onnxruntime, "create_and_register_allocator_v2", lambda name, *_: arena.update(arena=name))
+    share_arena.__wrapped__(0)
+    entries = ("session.use_env_allocators", "session.use_device_allocator_for_initializers")
+    expected = _OPTIONS | arena | {name: session.get_session_config_entry(name) for name in entries}
+    expected |= {"device_id": 0, "user_compute_stream": "the driver's", "disable_synchronize_execution_providers": 1}
+    expected["enable_mem_pattern"] = int(session.enable_mem_pattern)
+    given_back = ("arena", "given back")
+
     y4m(build, seeded_bundle, "--device", "cuda", **variables)
-    seen = {line.partition("=")[::2] for line in Path(variables["STAND_IN_LOG"]).read_text().splitlines()}
-    expected = set(_OPTIONS.items()) | {("device_id", "0"), ("user_compute_stream", "the driver's")}
-    assert seen == expected | {("disable_synchronize_execution_providers", "1")}
+    seen = [line.partition("=")[::2] for line in Path(variables["STAND_IN_LOG"]).read_text().splitlines()]
+    assert set(seen) == {(name, str(value)) for name, value in expected.items()} | {given_back}
+    assert seen[-1] == given_back
+
+
+def test_one_stream_at_a_time_has_the_arena(build, seeded_bundle, variables):
+    """Runs of two CUDA streams would write over each other's memory; tests/cpp/device.c opens two at the end."""
+    call(build / "tests" / "device", seeded_bundle, "", **variables)
+    log = Path(variables["STAND_IN_LOG"]).read_text()
+    assert [line == "arena=given back" for line in log.splitlines() if line.startswith("arena=")] == [False, True] * 10
+    shared, own = log.count("session.use_env_allocators=1"), log.count("use_device_allocator_for_initializers=1")
+    assert 0 < shared < own
 
 
 @pytest.mark.parametrize(

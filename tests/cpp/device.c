@@ -4,10 +4,12 @@
  * CUDA stream and allocators of the caller's. Prints a checksum of the RGB frames.
  */
 #include <dlfcn.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "flashvsr.h"
 
@@ -213,15 +215,51 @@ static size_t run(flashvsr_model *model, const Way *way, unsigned char *frames) 
   return bytes;
 }
 
-/* A caller who pulls late is held up, not stuck. */
-static void run_late(flashvsr_model *model) {
-  const Way way = {FLASHVSR_FORMAT_RGB24, FLASHVSR_MEMORY_HOST, FLASHVSR_VARIANT_LONG, 0, 0};
+static flashvsr_stream *open_plain(flashvsr_model *model) {
   flashvsr_stream_options options;
   CHECK(flashvsr_stream_options_defaults(&options, sizeof options) == FLASHVSR_OK);
   options.width = WIDTH;
   options.height = HEIGHT;
   flashvsr_stream *stream = NULL;
   CHECK(flashvsr_stream_open(model, &options, &stream) == FLASHVSR_OK);
+  return stream;
+}
+
+/* A step at work does not hold up the frames of the next one: the library tells that it loads a graph of step 0, and
+ * is let go on once all frames before step 1's last have been pushed. */
+enum { BEFORE_STEP_1 = 25 + 8 - 1 };
+static atomic_int pushed, awaited;
+
+static void hold_up(void *user, int32_t level, const char *text) {
+  (void)user, (void)level;
+  if (strncmp(text, "loading", 7) != 0) return;
+  const struct timespec moment = {0, 1000000};
+  for (int i = 0; i < 60000 && atomic_load(&pushed) < atomic_load(&awaited); ++i) nanosleep(&moment, NULL);
+  CHECK(atomic_load(&pushed) >= atomic_load(&awaited));
+}
+
+static void run_beside(flashvsr_model *model, unsigned char *got, const unsigned char *expected) {
+  const Way way = {FLASHVSR_FORMAT_RGB24, FLASHVSR_MEMORY_HOST, FLASHVSR_VARIANT_LONG, 0, 0};
+  flashvsr_stream *stream = open_plain(model);
+  Picture in = make_picture(&way, WIDTH, HEIGHT);
+  atomic_store(&awaited, BEFORE_STEP_1);
+  for (int frame = 0; frame < BEFORE_STEP_1; ++frame) {
+    fill(&in, frame);
+    CHECK(flashvsr_stream_push(stream, &in.image) == FLASHVSR_OK);
+    atomic_fetch_add(&pushed, 1);
+  }
+  const size_t bytes = run(model, &way, got); /* another stream beside it */
+  CHECK(memcmp(got, expected, bytes) == 0);
+  CHECK(flashvsr_stream_reset(stream) == FLASHVSR_OK); /* with work on its way */
+  CHECK(flashvsr_stream_push(stream, &in.image) == FLASHVSR_OK);
+  flashvsr_stream_close(stream);
+  free_picture(&in);
+}
+
+/* A caller who pulls late is held up, not stuck. */
+static void run_late(flashvsr_model *model) {
+  const Way way = {FLASHVSR_FORMAT_RGB24, FLASHVSR_MEMORY_HOST, FLASHVSR_VARIANT_LONG, 0, 0};
+  flashvsr_stream *stream = open_plain(model);
   Picture in = make_picture(&way, WIDTH, HEIGHT), out = make_picture(&way, SCALE * WIDTH, SCALE * HEIGHT);
   int held_up = 0, done = 0;
   for (int frame = 0; frame < 2 * COUNT;) {
@@ -234,9 +272,7 @@ static void run_late(flashvsr_model *model) {
     ++done;
   }
   CHECK(held_up > 0);
-  CHECK(flashvsr_stream_reset(stream) == FLASHVSR_OK); /* with work on its way */
-  CHECK(flashvsr_stream_push(stream, &in.image) == FLASHVSR_OK);
-  flashvsr_stream_close(stream);
+  flashvsr_stream_close(stream); /* with work on its way */
   free_picture(&in);
   free_picture(&out);
 }
@@ -247,6 +283,7 @@ int main(int argc, char **argv) {
   flashvsr_model_options options;
   CHECK(flashvsr_model_options_defaults(&options, sizeof options) == FLASHVSR_OK);
   options.device = FLASHVSR_DEVICE_CUDA;
+  options.log = hold_up;
   if (argv[2][0] != '\0') options.op_library = argv[2];
   flashvsr_model *model = NULL;
   CHECK(flashvsr_model_open(argv[1], &options, &model) == FLASHVSR_OK);
@@ -271,6 +308,8 @@ int main(int argc, char **argv) {
     }
   }
   run_late(model);
+  run(model, &(Way){FLASHVSR_FORMAT_RGB24, FLASHVSR_MEMORY_HOST, FLASHVSR_VARIANT_LONG, 0, 0}, expected);
+  run_beside(model, got, expected);
   free(expected);
   free(got);
   flashvsr_model_close(model);

@@ -20,13 +20,16 @@
  *
  * As many frames leave as came in, the first after 25. A whole program: examples/embed.cpp.
  *
- * On a GPU push returns when the work is enqueued, and the frames of a step can be pulled when they are finished, at
- * the latest when the next step has been enqueued (8 frames later): pull waits for them then, so that a loop like the
- * one above never meets FLASHVSR_AGAIN in push.
+ * On a GPU push hands a step to a thread that the stream has for it and returns, and the frames of a step can be
+ * pulled when they are finished: pull waits for them only once the next step has been handed over (8 frames later) or
+ * after flush. So preparing and converting frames runs beside the GPU, and a loop like the one above never meets
+ * FLASHVSR_AGAIN in push. What fails in a step is told by a later call. With options.cuda_stream there is no such
+ * thread: push enqueues the step itself.
  *
  * Threads. A model may be used from any threads at once. A stream is for one thread at a time: a call that finds
  * another one at work returns FLASHVSR_ERROR_BUSY and changes nothing; only flashvsr_stream_get_stats may be called
- * at any time. flashvsr_last_error is per thread. A handle must not be closed while a call uses it.
+ * at any time. flashvsr_last_error is per thread. A handle must not be closed while a call uses it. Large pictures are
+ * converted on up to four threads, which end before the call does.
  *
  * Ownership. What _open gives, _close takes; closing NULL does nothing. A model may be closed before its streams.
  * push reads the caller's memory and keeps no pointer to it; pull writes into the caller's memory. Strings that the
@@ -89,10 +92,11 @@ enum {
   FLASHVSR_FORMAT_P010 = 3   /* as NV12 with 10 bits in the upper bits of 16 */
 };
 
-/* bytes at an address aligned to `alignment` (a power of two), or NULL. */
+/* bytes at an address aligned to `alignment` (a power of two), or NULL. Called on the thread that called the library,
+ * or on the stream's own; for host and for device memory by one thread at a time each. */
 typedef void *(*flashvsr_allocate)(void *user, size_t bytes, size_t alignment);
 typedef void (*flashvsr_deallocate)(void *user, void *memory, size_t bytes);
-/* Called on the thread that called the library. */
+/* Called on the thread that called the library, or on a stream's own. */
 typedef void (*flashvsr_log)(void *user, int32_t level, const char *text);
 
 typedef struct flashvsr_model_options {
@@ -107,7 +111,7 @@ typedef struct flashvsr_model_options {
                                      attention runs many times slower, and log says so), libflashvsr_trt.so for engines
                                      that do not carry them */
   const char *bundle;             /* of an engine set; NULL: where it was when the set was built */
-  flashvsr_log log;               /* may be NULL; called on the thread that makes the call */
+  flashvsr_log log;               /* may be NULL */
   void *log_user;
 } flashvsr_model_options;
 
@@ -132,7 +136,8 @@ typedef struct flashvsr_stream_options {
   flashvsr_deallocate deallocate_device; /* with allocate_device, or neither */
   void *allocator_user;
   void *cuda_stream;                  /* CUstream or cudaStream_t of the device's primary context that all work is
-                                         ordered on, alive as long as this stream; NULL: one of its own */
+                                         ordered on, alive as long as this stream, and enqueued to by push; NULL: one
+                                         of its own */
 } flashvsr_stream_options;
 
 /* One picture in the caller's memory. */
@@ -203,7 +208,7 @@ FLASHVSR_API void flashvsr_model_close(flashvsr_model *model);
 FLASHVSR_API flashvsr_status flashvsr_stream_open(flashvsr_model *model, const flashvsr_stream_options *options,
                                                   flashvsr_stream **stream);
 FLASHVSR_API flashvsr_status flashvsr_stream_get_info(const flashvsr_stream *stream, flashvsr_stream_info *info);
-/* Takes the next frame; runs a step on the calling thread when enough have come (25, then every 8).
+/* Takes the next frame; runs a step when enough have come (25, then every 8), on a CPU before it returns.
  * FLASHVSR_AGAIN: a step is due while frames of an earlier one wait; pull them, then push this frame again.
  * After an error of a step (BUNDLE, BACKEND, MEMORY, INTERNAL) the stream only takes reset and close. */
 FLASHVSR_API flashvsr_status flashvsr_stream_push(flashvsr_stream *stream, const flashvsr_image *image);

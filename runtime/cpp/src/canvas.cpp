@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "parts.hpp"
+
 namespace flashvsr {
 
 namespace {
@@ -11,6 +13,7 @@ namespace {
 constexpr int PRECISION = 22;
 constexpr double RADIUS = 2.0;
 constexpr std::int64_t CHANNELS = 3;
+constexpr std::int64_t BLOCK = 512;  // samples whose sums stay in the nearest cache
 
 double cubic(double x) {
   constexpr double a = -0.5;
@@ -26,6 +29,21 @@ std::int32_t to_fixed(double weight) {
 
 std::uint8_t to_byte(std::int32_t sum) {
   return static_cast<std::uint8_t>(std::clamp((sum + (1 << (PRECISION - 1))) >> PRECISION, 0, 255));
+}
+
+struct Lines {
+  const std::uint8_t* first;
+  std::size_t stride;
+  std::int64_t count;
+};
+
+// The weighted sum of some lines, of at most BLOCK samples each.
+void blend(const Lines& in, const std::int32_t* weights, std::int64_t samples, std::uint8_t* out) {
+  std::int32_t sums[BLOCK] = {};
+  const std::uint8_t* line = in.first;
+  for (std::int64_t k = 0; k < in.count; ++k, line += in.stride)
+    for (std::int64_t i = 0; i < samples; ++i) sums[i] += line[i] * weights[k];
+  for (std::int64_t i = 0; i < samples; ++i) out[i] = to_byte(sums[i]);
 }
 
 }  // namespace
@@ -86,36 +104,34 @@ void CanvasMaker::operator()(const std::uint8_t* rgb, std::size_t stride, std::u
 
 void CanvasMaker::resize_rows(const std::uint8_t* rgb, std::size_t stride) const {
   const std::int64_t width = canvas_.resized.width;
-  for (std::int64_t y = 0; y < source_.height; ++y) {
-    const std::uint8_t* in = rgb + static_cast<std::size_t>(y) * stride;
-    std::uint8_t* out = rows_->data() + y * width * CHANNELS;
-    for (std::int64_t x = 0; x < width; ++x, out += CHANNELS) {
-      const std::int32_t* weights = &horizontal_.weights[static_cast<std::size_t>(x * horizontal_.width)];
-      const std::uint8_t* pixel = in + horizontal_.first[static_cast<std::size_t>(x)] * CHANNELS;
-      std::int32_t sum[CHANNELS] = {};
-      for (std::int64_t k = 0; k < horizontal_.count[static_cast<std::size_t>(x)]; ++k, pixel += CHANNELS)
-        for (std::int64_t c = 0; c < CHANNELS; ++c) sum[c] += pixel[c] * weights[k];
-      for (std::int64_t c = 0; c < CHANNELS; ++c) out[c] = to_byte(sum[c]);
-    }
-  }
+  in_parts(source_.height, source_.height * width * CHANNELS, [&](std::int64_t begin, std::int64_t end) {
+    std::uint8_t* out = rows_->data() + begin * width * CHANNELS;
+    for (std::int64_t y = begin; y < end; ++y)
+      for (std::int64_t x = 0; x < width; ++x, out += CHANNELS) {
+        const auto tap = static_cast<std::size_t>(x);
+        const std::int32_t* weights = &horizontal_.weights[tap * static_cast<std::size_t>(horizontal_.width)];
+        const std::uint8_t* pixel = rgb + static_cast<std::size_t>(y) * stride + horizontal_.first[tap] * CHANNELS;
+        std::int32_t sum[CHANNELS] = {};
+        for (std::int64_t k = 0; k < horizontal_.count[tap]; ++k, pixel += CHANNELS)
+          for (std::int64_t c = 0; c < CHANNELS; ++c) sum[c] += pixel[c] * weights[k];
+        for (std::int64_t c = 0; c < CHANNELS; ++c) out[c] = to_byte(sum[c]);
+      }
+  });
 }
 
 void CanvasMaker::resize_columns(const std::uint8_t* rows, std::size_t stride, std::uint8_t* lq) const {
-  const auto samples = static_cast<std::size_t>(cut_.width * CHANNELS);
-  std::vector<std::int32_t> sums(samples);
-  for (std::int64_t y = 0; y < cut_.height; ++y) {
-    const auto tap = static_cast<std::size_t>(y + canvas_.offset.height);
-    const std::uint8_t* in = rows + static_cast<std::size_t>(vertical_.first[tap]) * stride +
-                             static_cast<std::size_t>(canvas_.offset.width * CHANNELS);
-    std::fill(sums.begin(), sums.end(), 0);
-    for (std::int64_t k = 0; k < vertical_.count[tap]; ++k, in += stride) {
-      const std::int32_t weight = vertical_.weights[tap * static_cast<std::size_t>(vertical_.width) +
-                                                    static_cast<std::size_t>(k)];
-      for (std::size_t i = 0; i < samples; ++i) sums[i] += in[i] * weight;
+  const std::int64_t samples = cut_.width * CHANNELS;
+  const std::uint8_t* origin = rows + static_cast<std::size_t>(canvas_.offset.width * CHANNELS);
+  in_parts(cut_.height, cut_.height * samples, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t y = begin; y < end; ++y) {
+      const auto tap = static_cast<std::size_t>(y + canvas_.offset.height);
+      const std::int32_t* weights = &vertical_.weights[tap * static_cast<std::size_t>(vertical_.width)];
+      const std::uint8_t* in = origin + static_cast<std::size_t>(vertical_.first[tap]) * stride;
+      std::uint8_t* out = lq + y * canvas_.size.width * CHANNELS;
+      for (std::int64_t x = 0; x < samples; x += BLOCK)
+        blend({in + x, stride, vertical_.count[tap]}, weights, std::min(BLOCK, samples - x), out + x);
     }
-    std::uint8_t* out = lq + y * canvas_.size.width * CHANNELS;
-    for (std::size_t i = 0; i < samples; ++i) out[i] = to_byte(sums[i]);
-  }
+  });
 }
 
 }  // namespace flashvsr

@@ -1,6 +1,5 @@
 #include "cuda_queue.hpp"
 
-#include <mutex>
 #include <unordered_map>
 
 namespace flashvsr {
@@ -24,7 +23,7 @@ void* allocate_on_device(void*, std::size_t bytes, std::size_t) {
 // Waits for work that still uses it.
 void deallocate_on_device(void*, void* memory, std::size_t) { Driver::get().deallocate(address(memory)); }
 
-// Page-locked memory, kept for the next frame of that size: allocating it takes milliseconds.
+// Page-locked memory, kept for the next frame of that size: allocating it takes milliseconds. One thread at a time.
 class PinnedPool {
  public:
   ~PinnedPool() {
@@ -33,7 +32,6 @@ class PinnedPool {
 
   static void* allocate(void* user, std::size_t bytes, std::size_t) {
     auto& pool = *static_cast<PinnedPool*>(user);
-    const std::lock_guard<std::mutex> lock(pool.mutex_);
     const auto found = pool.free_.find(bytes);
     void* memory = nullptr;
     if (found != pool.free_.end()) {
@@ -47,12 +45,10 @@ class PinnedPool {
 
   static void deallocate(void* user, void* memory, std::size_t bytes) {
     auto& pool = *static_cast<PinnedPool*>(user);
-    const std::lock_guard<std::mutex> lock(pool.mutex_);
     pool.free_.emplace(bytes, memory);
   }
 
  private:
-  std::mutex mutex_;
   std::unordered_multimap<std::size_t, void*> free_;
 };
 

@@ -19,7 +19,7 @@ class CudaQueue : public Queue {
 
   void enter() override { device_->enter(); }
   void leave() noexcept override { device_->leave(); }
-  bool asynchronous() const override { return true; }
+  bool own_thread() const override { return own_stream_; }
   void zero(const Buffer& buffer) override;
   using Queue::upload;
   void upload(const Frame& block, const Buffer& buffer) override;

@@ -23,7 +23,7 @@ class HostQueue : public Queue {
  public:
   explicit HostQueue(const std::shared_ptr<Allocator>& allocator) : Queue(allocator, allocator) {}
 
-  bool asynchronous() const override { return false; }
+  bool own_thread() const override { return false; }
   void zero(const Buffer& buffer) override { std::memset(buffer.data, 0, buffer.bytes()); }
   void upload(const Frame& block, const Buffer& buffer) override { upload(block->data(), block->bytes(), buffer); }
   void upload(const void* data, std::size_t bytes, const Buffer& buffer) override {

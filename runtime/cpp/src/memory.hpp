@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <utility>
 
@@ -18,6 +19,7 @@ struct Functions {
   void* user = nullptr;
 };
 
+// May be shared by threads; the functions are called by one at a time.
 class Allocator {
  public:
   // Without functions: the C++ heap. `owner` lives as long as the allocator.
@@ -26,16 +28,17 @@ class Allocator {
 
   // Throws std::bad_alloc where the function gives NULL.
   void* allocate(std::size_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
     void* memory = functions_.allocate != nullptr ? functions_.allocate(functions_.user, bytes, ALIGNMENT)
                                                   : ::operator new(bytes, std::align_val_t{ALIGNMENT});
     if (memory == nullptr) throw std::bad_alloc();
     const std::uint64_t held = held_.fetch_add(bytes) + bytes;
-    // One thread allocates for a stream, others only read the peak.
     if (held > peak_.load()) peak_.store(held);
     return memory;
   }
 
   void deallocate(void* memory, std::size_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
     if (functions_.deallocate != nullptr)
       functions_.deallocate(functions_.user, memory, bytes);
     else
@@ -51,6 +54,7 @@ class Allocator {
 
   Functions functions_;
   std::shared_ptr<void> owner_;
+  std::mutex mutex_;
   std::atomic<std::uint64_t> held_{0};
   std::atomic<std::uint64_t> peak_{0};
 };

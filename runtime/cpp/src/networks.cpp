@@ -90,6 +90,7 @@ void Networks::allocate_all() {
   // Step 0 has the most latents; the other steps use the first of them.
   tokens_ = dit_first_.make(tensor::lq_tokens);
   latents_ = dit_first_.make(tensor::latents);
+  if (latents_.shape.size() != 4) bad_bundle("the bundle's latents are not frames of channels");
   projector_.allocate(tensor::lq);
   projector_.allocate_state();
   if (projector_first_) projector_first_->allocate(tensor::lq);
@@ -126,12 +127,15 @@ void Networks::reset() {
   decoder_.zero_state();
 }
 
-Buffer Networks::denoise(std::int64_t step, const std::vector<Frame>& lq) {
+std::vector<std::uint16_t> Networks::noise_of(std::int64_t step) const {
+  return noise(settings_.seed, step_latents(step), latents_.shape[2], latents_.shape[3]);
+}
+
+Buffer Networks::denoise(std::int64_t step, const std::vector<Frame>& lq, const std::vector<std::uint16_t>& noise) {
   const Range latents = step_latents(step);
   project(step, lq);
   BoundGraph& dit = step == 0 ? dit_first_ : dit_;
-  if (latents_.shape.size() != 4) bad_bundle("the bundle's latents are not frames of channels");
-  dit.upload(tensor::noise, noise(settings_.seed, latents, latents_.shape[2], latents_.shape[3]));
+  dit.upload(tensor::noise, noise);
   dit.upload(tensor::rope_frames, rotary_table(latents, ROPE_PAIRS[0]));
   const Range slots = ring_.begin(step == 0 ? FIRST_SLABS : 1);
   Binding bound{{tensor::lq_tokens, tokens_.slots(0, latents.count())},

@@ -65,8 +65,10 @@ class Networks {
 
   // Forgets the stream: the next step is step 0.
   void reset();
+  // What `denoise` takes, on any thread.
+  std::vector<std::uint16_t> noise_of(std::int64_t step) const;
   // lq: the 25 (step 0) or 8 LQ frames of the step. Gives latents [6 or 2, 16, H/8, W/8], written again by the next call.
-  Buffer denoise(std::int64_t step, const std::vector<Frame>& lq);
+  Buffer denoise(std::int64_t step, const std::vector<Frame>& lq, const std::vector<std::uint16_t>& noise);
   // lq: the 21 (step 0) or 8 LQ frames of the step's own output. Gives as many frames [output height, output width, 3],
   // whole once the queue has passed a later mark.
   std::vector<Frame> decode(std::int64_t step, const Buffer& latents, const std::vector<Frame>& lq);

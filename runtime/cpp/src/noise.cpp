@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "flashvsr_contract.hpp"
+#include "parts.hpp"
 
 namespace flashvsr {
 
@@ -12,6 +13,7 @@ namespace {
 constexpr double PI = 3.14159265358979323846;
 constexpr double TO_UNIT = 1.0 / 4294967296.0;
 constexpr std::int64_t LANES = 4;
+constexpr std::int64_t WORK = 8;  // a value costs about as much as so many samples of a picture
 
 struct Pair {
   double first, second;
@@ -56,25 +58,25 @@ std::uint16_t half_bits(double value) {
 }
 
 std::vector<std::uint16_t> noise(std::uint64_t seed, Range frames, std::int64_t height, std::int64_t width) {
-  std::vector<std::uint16_t> out;
-  out.reserve(static_cast<std::size_t>(frames.count() * contract::LATENT_CHANNELS * height * width));
   const std::array<std::uint32_t, 2> key{low(seed), high(seed)};
-  for (std::int64_t frame = frames.begin; frame < frames.end; ++frame) {
-    const std::uint32_t frame_high = high(static_cast<std::uint64_t>(frame)) << 8;
-    for (std::int64_t channel = 0; channel < contract::LATENT_CHANNELS; ++channel)
-      for (std::int64_t row = 0; row < height; ++row)
-        for (std::int64_t column = 0; column < width; column += LANES) {
-          const auto bits = philox4x32({static_cast<std::uint32_t>(column / LANES), static_cast<std::uint32_t>(row),
-                                        static_cast<std::uint32_t>(channel) | frame_high,
-                                        low(static_cast<std::uint64_t>(frame))},
-                                       key);
-          const Pair a = box_muller(bits[0], bits[1]), b = box_muller(bits[2], bits[3]);
-          const double lanes[LANES] = {a.first, a.second, b.first, b.second};
-          for (std::int64_t lane = 0; lane < std::min(LANES, width - column); ++lane)
-            out.push_back(half_bits(lanes[lane]));
-        }
-  }
-  return out;  // [frames, 16, height, width]
+  const std::int64_t rows = frames.count() * contract::LATENT_CHANNELS * height;  // of all channels of all frames
+  std::vector<std::uint16_t> values(static_cast<std::size_t>(rows * width));
+  in_parts(rows, rows * width * WORK, [&](std::int64_t begin, std::int64_t end) {
+    std::uint16_t* out = values.data() + begin * width;
+    for (std::int64_t index = begin; index < end; ++index) {
+      const auto frame = static_cast<std::uint64_t>(frames.begin + index / (contract::LATENT_CHANNELS * height));
+      const auto channel = static_cast<std::uint32_t>(index / height % contract::LATENT_CHANNELS);
+      const auto row = static_cast<std::uint32_t>(index % height);
+      for (std::int64_t column = 0; column < width; column += LANES) {
+        const auto bits =
+            philox4x32({static_cast<std::uint32_t>(column / LANES), row, channel | high(frame) << 8, low(frame)}, key);
+        const Pair a = box_muller(bits[0], bits[1]), b = box_muller(bits[2], bits[3]);
+        const double lanes[LANES] = {a.first, a.second, b.first, b.second};
+        for (std::int64_t lane = 0; lane < std::min(LANES, width - column); ++lane) *out++ = half_bits(lanes[lane]);
+      }
+    }
+  });
+  return values;  // [frames, 16, height, width]
 }
 
 std::vector<float> rotary_table(Range positions, std::int64_t pairs) {

@@ -23,7 +23,7 @@ class Ort {
   Ort& operator=(const Ort&) = delete;
 
   const OrtApi& api() const { return *api_; }
-  const OrtEnv* environment() const { return environment_; }
+  OrtEnv* environment() const { return environment_; }
   const std::string& version() const { return version_; }
   bool has_provider(const std::string& name) const;
 

@@ -1,7 +1,7 @@
 #include "backends.hpp"
 #include "cuda_queue.hpp"
 #include "library.hpp"
-#include "ort.hpp"
+#include "ort_arena.hpp"
 
 namespace flashvsr {
 
@@ -12,7 +12,7 @@ constexpr const char* SLOW = "; attention runs by its function body, many times 
 
 // As runtime/backends/onnxruntime_cuda.py has them, with its reasons.
 constexpr std::pair<const char*, const char*> OPTIONS[] = {{"prefer_nhwc", "1"},
-                                                           {"cudnn_conv_algo_search", "EXHAUSTIVE"},
+                                                           {"cudnn_conv_algo_search", "HEURISTIC"},
                                                            {"cudnn_conv_use_max_workspace", "1"},
                                                            {"use_tf32", "0"},
                                                            {"arena_extend_strategy", "kSameAsRequested"}};
@@ -39,13 +39,23 @@ std::string usable_library(const std::string& path, std::int64_t wanted, int cap
 
 class OrtCudaQueue : public CudaQueue {
  public:
+  // arena: may be none.
   OrtCudaQueue(std::shared_ptr<const Ort> ort, std::string library, std::shared_ptr<const cuda::Device> device,
-               const QueueOptions& options)
-      : CudaQueue(std::move(device), options), ort_(std::move(ort)), library_(std::move(library)) {
+               std::unique_ptr<OrtArena> arena, const QueueOptions& options)
+      : CudaQueue(std::move(device), options),
+        ort_(std::move(ort)),
+        library_(std::move(library)),
+        arena_(std::move(arena)) {
     place_.memory = "Cuda";
     place_.device = CudaQueue::device().index();
     place_.waits = false;
     place_.configure = [this](OrtSessionOptions* session) { configure(session); };
+  }
+  ~OrtCudaQueue() override {
+    const bool entered = device().try_enter();
+    cuda::Driver::get().stream_wait(stream());  // before another stream may have the arena
+    arena_.reset();
+    if (entered) leave();
   }
 
   std::shared_ptr<StepGraph> load(const std::string& path, const Graph& graph) override {
@@ -79,16 +89,30 @@ class OrtCudaQueue : public CudaQueue {
                 "ONNX Runtime's CUDA provider does not start; what to do: see that the CUDA and cuDNN libraries it was "
                 "built for are on the loader's path");
     if (!library_.empty()) ort_->check(api.RegisterCustomOpsLibrary_V2(session, library_.c_str()), library_);
+    configure_memory(session);
+  }
+
+  // So that a graph's weights are given back with it, and what it computes with is the next graph's.
+  void configure_memory(OrtSessionOptions* session) const {
+    const OrtApi& api = ort_->api();
+    const auto set = [&](const char* key) { ort_->check(api.AddSessionConfigEntry(session, key, "1"), key); };
+    set("session.use_device_allocator_for_initializers");
+    if (arena_ == nullptr) return;
+    set("session.use_env_allocators");
+    // One block for all of a graph's tensors would not be shared.
+    ort_->check(api.DisableMemPattern(session), "ONNX Runtime's options");
   }
 
   std::shared_ptr<const Ort> ort_;
   std::string library_;
+  std::unique_ptr<OrtArena> arena_;
   OrtPlace place_;
 };
 
 class OrtCuda : public Backend {
  public:
-  OrtCuda(const CudaOptions& options, const Manifest& manifest) : ort_(std::make_shared<const Ort>(options.library)) {
+  OrtCuda(const CudaOptions& options, const Manifest& manifest)
+      : ort_(std::make_shared<const Ort>(options.library)), say_(options.say) {
     if (!ort_->has_provider(PROVIDER))
       fail(FLASHVSR_ERROR_BACKEND, "ONNX Runtime " + ort_->version() + " as installed has no CUDA provider; expected: "
                                    "a build for GPUs, as in the package onnxruntime-gpu");
@@ -99,7 +123,7 @@ class OrtCuda : public Backend {
   }
 
   std::shared_ptr<Queue> open_queue(const QueueOptions& options) override {
-    return std::make_shared<OrtCudaQueue>(ort_, library_, device_, options);
+    return std::make_shared<OrtCudaQueue>(ort_, library_, device_, take_arena(), options);
   }
   bool on_gpu() const override { return true; }
   void require(const std::string&) const override {}
@@ -109,9 +133,21 @@ class OrtCuda : public Backend {
   }
 
  private:
+  std::unique_ptr<OrtArena> take_arena() const {
+    std::string why = "another stream has the GPU's arena";
+    try {
+      if (auto arena = OrtArena::take(ort_, device_->index())) return arena;
+    } catch (const Error& error) {
+      why = error.what();
+    }
+    say_(FLASHVSR_LOG_INFO, why + "; each graph keeps memory of its own");
+    return nullptr;
+  }
+
   std::shared_ptr<const Ort> ort_;
   std::shared_ptr<const cuda::Device> device_;
   std::string library_;
+  Say say_;
 };
 
 }  // namespace

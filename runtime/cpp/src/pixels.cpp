@@ -5,6 +5,7 @@
 #include <string>
 
 #include "error.hpp"
+#include "parts.hpp"
 
 namespace flashvsr {
 
@@ -116,29 +117,33 @@ void encode(const Source* rgb, const flashvsr_image& image) {
   const auto grey = [&matrix](const Source* p) {
     return (matrix.red * p[0] + matrix.green() * p[1] + matrix.blue * p[2]) * SCALE;
   };
-  for (std::int64_t y = 0; y < height; ++y) {
-    auto* luma = const_cast<Sample*>(row_of<Sample>(image, 0, y));
-    for (std::int64_t x = 0; x < width; ++x)
-      luma[x] = sample(code.black + code.luma * grey(rgb + (y * width + x) * 3));
-  }
+  in_parts(height, height * width, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t y = begin; y < end; ++y) {
+      auto* luma = const_cast<Sample*>(row_of<Sample>(image, 0, y));
+      for (std::int64_t x = 0; x < width; ++x)
+        luma[x] = sample(code.black + code.luma * grey(rgb + (y * width + x) * 3));
+    }
+  });
   const Filter h = filter(image.chroma == FLASHVSR_CHROMA_CENTRE);
   const Filter v = filter(image.chroma != FLASHVSR_CHROMA_TOP_LEFT);
-  for (std::int64_t y = 0; y < (height + 1) / 2; ++y) {
-    auto* chroma = const_cast<Sample*>(row_of<Sample>(image, 1, y));
-    for (std::int64_t x = 0; x < (width + 1) / 2; ++x) {
-      float sum[3] = {};
-      const float rows[3] = {v.before, v.at, v.after}, columns[3] = {h.before, h.at, h.after};
-      for (int j = 0; j < 3; ++j)
-        for (int i = 0; i < 3; ++i) {
-          const std::int64_t yy = std::clamp<std::int64_t>(2 * y + j - 1, 0, height - 1);
-          const std::int64_t xx = std::clamp<std::int64_t>(2 * x + i - 1, 0, width - 1);
-          for (int c = 0; c < 3; ++c) sum[c] += rows[j] * columns[i] * rgb[(yy * width + xx) * 3 + c];
-        }
-      const float mean = matrix.red * sum[0] + matrix.green() * sum[1] + matrix.blue * sum[2];
-      chroma[2 * x] = sample(code.middle + code.chroma * (sum[2] - mean) * SCALE / (2.0F * (1.0F - matrix.blue)));
-      chroma[2 * x + 1] = sample(code.middle + code.chroma * (sum[0] - mean) * SCALE / (2.0F * (1.0F - matrix.red)));
+  const float rows[3] = {v.before, v.at, v.after}, columns[3] = {h.before, h.at, h.after};
+  in_parts((height + 1) / 2, height * width, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t y = begin; y < end; ++y) {
+      auto* chroma = const_cast<Sample*>(row_of<Sample>(image, 1, y));
+      for (std::int64_t x = 0; x < (width + 1) / 2; ++x) {
+        float sum[3] = {};
+        for (int j = 0; j < 3; ++j)
+          for (int i = 0; i < 3; ++i) {
+            const std::int64_t yy = std::clamp<std::int64_t>(2 * y + j - 1, 0, height - 1);
+            const std::int64_t xx = std::clamp<std::int64_t>(2 * x + i - 1, 0, width - 1);
+            for (int c = 0; c < 3; ++c) sum[c] += rows[j] * columns[i] * rgb[(yy * width + xx) * 3 + c];
+          }
+        const float mean = matrix.red * sum[0] + matrix.green() * sum[1] + matrix.blue * sum[2];
+        chroma[2 * x] = sample(code.middle + code.chroma * (sum[2] - mean) * SCALE / (2.0F * (1.0F - matrix.blue)));
+        chroma[2 * x + 1] = sample(code.middle + code.chroma * (sum[0] - mean) * SCALE / (2.0F * (1.0F - matrix.red)));
+      }
     }
-  }
+  });
 }
 
 void check_plane(const flashvsr_image& image, std::size_t index, const Plane& plane) {

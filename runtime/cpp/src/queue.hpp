@@ -66,7 +66,7 @@ struct Rows {
 };
 
 // One stream's memory and work: what is asked for happens in order, on a GPU while the caller goes on.
-// Call everything between enter and leave, on one thread at a time.
+// Call everything between enter and leave, on one thread at a time but for what `own_thread` names.
 class Queue {
  public:
   // frames: host memory of frames; tensors: device memory (on the CPU the same).
@@ -78,7 +78,9 @@ class Queue {
 
   virtual void enter() {}
   virtual void leave() noexcept {}
-  virtual bool asynchronous() const = 0;
+  // Whether a thread of the library's own may ask for work: on a GPU, but not on a CUDA stream of the caller's. Beside
+  // that thread another may make frames and marks' questions, and call from_device and to_device.
+  virtual bool own_thread() const = 0;
 
   virtual void zero(const Buffer& buffer) = 0;
   // The block is not to change before a later mark has been passed.

@@ -29,7 +29,8 @@ Stream::Stream(std::shared_ptr<const Model> model, const Options& options, std::
       options_(options),
       queue_(queue),
       to_canvas_(options.source, options.settings.canvas, queue->frames()),
-      networks_(std::move(model), options.settings, std::move(queue)) {
+      networks_(std::move(model), options.settings, queue),
+      worker_(std::move(queue)) {
   reset();
 }
 
@@ -58,12 +59,14 @@ void Stream::flush() {
 }
 
 void Stream::reset() {
+  worker_.restart();
   networks_.reset();
   last_.reset();
   waiting_.clear();
   conditions_.clear();
   segment_.clear();
   flying_.clear();
+  latents_.clear();
   laps_.clear();
   ready_.clear();
   tags_.clear();
@@ -122,46 +125,58 @@ void Stream::advance(const Frame& lq) {
   waiting_.push_back(lq);
   conditions_.push_back(lq);
   if (!complete) return;
-  const std::int64_t step = step_;
-  const MarkPointer began = queue_->mark();
-  const Buffer latents = networks_.denoise(step, waiting_);
-  laps_.push_back({began, queue_->mark(), &seconds_.denoise});
+  const std::int64_t step = step_++;
+  worker_.post([this, step, lq = std::move(waiting_), noise = networks_.noise_of(step)] { denoise(step, lq, noise); });
   waiting_.clear();
-  ++step_;
-  if (!options_.tiny) return decode(step, latents);
-  segment_.emplace_back(step, networks_.keep(latents));
-  if (static_cast<std::int64_t>(segment_.size()) == options_.segment_steps) decode_segment();
+  const auto end = conditions_.begin() + static_cast<std::ptrdiff_t>(step_output(step).count());
+  segment_.push_back({step, {conditions_.begin(), end}});
+  conditions_.erase(conditions_.begin(), end);
+  if (!options_.tiny || static_cast<std::int64_t>(segment_.size()) == options_.segment_steps) decode_segment();
 }
 
 void Stream::decode_segment() {
   if (segment_.empty()) return;
-  networks_.release_denoise();
-  for (const auto& [step, latents] : segment_) decode(step, networks_.restore(latents));
+  if (options_.tiny) worker_.post([this] { networks_.release_denoise(); });
+  for (Step& step : segment_) flying_.push_back(worker_.post([this, step = std::move(step)] { return decode(step); }));
   segment_.clear();
-  networks_.release_decode();
+  if (options_.tiny) worker_.post([this] { networks_.release_decode(); });
 }
 
-void Stream::decode(std::int64_t step, const Buffer& latents) {
+void Stream::denoise(std::int64_t step, const std::vector<Frame>& lq, const std::vector<std::uint16_t>& noise) {
   const MarkPointer began = queue_->mark();
-  const auto end = conditions_.begin() + static_cast<std::ptrdiff_t>(step_output(step).count());
-  std::vector<Frame> frames = networks_.decode(step, latents, {conditions_.begin(), end});
-  conditions_.erase(conditions_.begin(), end);
-  flying_.push_back({std::move(frames), queue_->mark()});
-  laps_.push_back({began, flying_.back().mark, &seconds_.decode});
+  const Buffer latents = networks_.denoise(step, lq, noise);
+  laps_.push_back({began, queue_->mark(), &Seconds::denoise});
+  latents_.push_back(options_.tiny ? networks_.keep(latents) : latents);
+}
+
+Stream::Flight Stream::decode(const Step& step) {
+  const Buffer latents = options_.tiny ? networks_.restore(latents_.front()) : latents_.front();
+  const MarkPointer began = queue_->mark();
+  Flight flight{networks_.decode(step.index, latents, step.lq), queue_->mark(), std::move(laps_)};
+  flight.laps.push_back({began, flight.mark, &Seconds::decode});
+  laps_.clear();
+  latents_.pop_front();
+  return flight;
 }
 
 // Takes the frames of the steps that are finished; `wait`: of the next one in any case.
 void Stream::land(bool wait) {
-  while (!flying_.empty() && (wait || flying_.front().mark->passed())) {
-    flying_.front().mark->wait();
-    for (Frame& frame : flying_.front().frames) ready_.push_back(std::move(frame));
+  worker_.check();
+  const auto finished = [](const std::shared_future<Flight>& flight) {
+    return flight.wait_for(std::chrono::seconds(0)) == std::future_status::ready && flight.get().mark->passed();
+  };
+  for (; !flying_.empty() && (wait || finished(flying_.front())); wait = false) {
+    land(flying_.front().get());
     flying_.pop_front();
-    wait = false;
   }
-  for (; !laps_.empty() && laps_.front().ended->passed(); laps_.pop_front())
-    *laps_.front().sum += laps_.front().ended->seconds_since(*laps_.front().began);
   // What was made of repeated frames belongs to nobody.
   while (flushed_ && pulled_ + ready() > pushed_) ready_.pop_back();
+}
+
+void Stream::land(const Flight& flight) {
+  flight.mark->wait();
+  ready_.insert(ready_.end(), flight.frames.begin(), flight.frames.end());
+  for (const Lap& lap : flight.laps) seconds_.*lap.sum += lap.ended->seconds_since(*lap.began);
 }
 
 }  // namespace flashvsr

@@ -3,13 +3,12 @@
 
 #include <deque>
 #include <memory>
-#include <optional>
-#include <utility>
 #include <vector>
 
 #include "canvas.hpp"
 #include "flashvsr.h"
 #include "networks.hpp"
+#include "worker.hpp"
 
 namespace flashvsr {
 
@@ -20,6 +19,7 @@ struct Options {
   std::int64_t segment_steps = 8;
 };
 
+// On the host and, of denoise and decode, on the device.
 struct Seconds {
   double resize = 0, denoise = 0, decode = 0;
 };
@@ -51,23 +51,32 @@ class Stream {
 
  private:
   using MarkPointer = std::shared_ptr<Mark>;
+  struct Lap {
+    MarkPointer began, ended;
+    double Seconds::*sum;
+  };
   // The frames of a step, whole when the queue has passed the mark.
   struct Flight {
     std::vector<Frame> frames;
     MarkPointer mark;
+    std::vector<Lap> laps;  // of this step, and of what was done before it
   };
-  struct Lap {
-    MarkPointer began, ended;
-    double* sum;
+  // A step that is denoised or about to be, and not decoded.
+  struct Step {
+    std::int64_t index;
+    std::vector<Frame> lq;  // of its output
   };
 
   Frame prepare(const flashvsr_image& image);
   bool completes_step() const;
   bool behind() const;
   void advance(const Frame& lq);
-  void decode(std::int64_t step, const Buffer& latents);
   void decode_segment();
   void land(bool wait);
+  void land(const Flight& flight);
+  // By the worker, for step 0, 1, 2 ...
+  void denoise(std::int64_t step, const std::vector<Frame>& lq, const std::vector<std::uint16_t>& noise);
+  Flight decode(const Step& step);
 
   std::shared_ptr<const Model> model_;
   Options options_;
@@ -75,17 +84,20 @@ class Stream {
   CanvasMaker to_canvas_;
   Networks networks_;
   Frame last_;
-  std::vector<Frame> waiting_;                            // LQ frames that the next step reads
-  std::deque<Frame> conditions_;                          // LQ frames whose output is still owed
-  std::vector<std::pair<std::int64_t, Buffer>> segment_;  // steps to be decoded, variant tiny
-  std::deque<Flight> flying_;
-  std::deque<Lap> laps_;
+  std::vector<Frame> waiting_;    // LQ frames that the next step reads
+  std::deque<Frame> conditions_;  // LQ frames whose output is still owed
+  std::vector<Step> segment_;     // variant tiny: some; else one at most
+  std::deque<std::shared_future<Flight>> flying_;
   std::deque<Frame> ready_;
   std::deque<std::int64_t> tags_;  // of the frames pushed and not yet pulled
   std::int64_t step_ = 0, pushed_ = 0, pulled_ = 0;
   bool flushed_ = false;
   bool broken_ = false;  // a step failed half way: the state is that of no step
   Seconds seconds_;
+  // The worker's own, as the networks are while it works.
+  std::deque<Buffer> latents_;  // of steps that are not decoded
+  std::vector<Lap> laps_;
+  Worker worker_;  // ends first
 };
 
 }  // namespace flashvsr

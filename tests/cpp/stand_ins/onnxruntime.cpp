@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <string>
 
 namespace {
 
@@ -55,6 +56,30 @@ void change() {
   };
   changed.AddRunConfigEntry = [](OrtRunOptions*, const char* key, const char* value) noexcept -> OrtStatus* {
     return note(key, value);
+  };
+  changed.AddSessionConfigEntry = [](OrtSessionOptions*, const char* key, const char* value) noexcept -> OrtStatus* {
+    return note(key, value);
+  };
+  changed.DisableMemPattern = [](OrtSessionOptions*) noexcept -> OrtStatus* { return note("enable_mem_pattern", "0"); };
+  changed.CreateArenaCfgV2 = [](const char* const* keys, const size_t* values, size_t count,
+                                OrtArenaCfg** out) noexcept -> OrtStatus* {
+    OrtStatus* status = nullptr;
+    for (size_t i = 0; i < count && status == nullptr; ++i)
+      status = note((std::string("arena's ") + keys[i]).c_str(), std::to_string(static_cast<int>(values[i])).c_str());
+    *out = reinterpret_cast<OrtArenaCfg*>(provider);
+    return status;
+  };
+  changed.ReleaseArenaCfg = [](OrtArenaCfg*) noexcept {};
+  changed.CreateAndRegisterAllocatorV2 = [](OrtEnv*, const char* of, const OrtMemoryInfo*, const OrtArenaCfg*,
+                                            const char* const* keys, const char* const* values,
+                                            size_t count) noexcept -> OrtStatus* {
+    if (std::getenv("STAND_IN_FAILS") != nullptr) return real->CreateStatus(ORT_FAIL, "no arena");
+    OrtStatus* status = note("arena", of);
+    for (size_t i = 0; i < count && status == nullptr; ++i) status = note(keys[i], values[i]);
+    return status;
+  };
+  changed.UnregisterAllocator = [](OrtEnv*, const OrtMemoryInfo*) noexcept -> OrtStatus* {
+    return note("arena", "given back");
   };
   changed.CreateMemoryInfo = [](const char* name, OrtAllocatorType type, int device, OrtMemType memory,
                                 OrtMemoryInfo** out) noexcept -> OrtStatus* {

@@ -6,8 +6,10 @@ import logging
 import multiprocessing
 import os
 import queue
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
@@ -55,7 +57,8 @@ class Worker:
         ours, theirs = context.Pipe()
         self._connection: Connection = ours
         self.process = context.Process(target=main, args=(theirs, setup), name=f"worker {setup.name}", daemon=True)
-        self.process.start()
+        with _deaf():
+            self.process.start()
         theirs.close()
         threading.Thread(target=self._listen, args=(events,), name=f"listener {setup.name}", daemon=True).start()
 
@@ -242,6 +245,19 @@ class Crew:
             worker.process.join(_END_S)
             if worker.process.is_alive():
                 worker.process.kill()
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes started meanwhile ignore Ctrl-C from their first moment on, not only when Python is up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python lets only the main thread have handlers
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _say(worker: Worker, record: logging.LogRecord) -> None:

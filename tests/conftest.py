@@ -12,7 +12,7 @@ import pytest
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What the fault injection has done, where a run had any."""
     if lines := counts.lines():
-        terminalreporter.section("fault injection")
+        terminalreporter.section("faults injected, figures measured")
         for line in lines:
             terminalreporter.write_line(line)
 

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import command_line
 import numpy as np
@@ -13,9 +14,10 @@ from counts import FAULTS
 from faults import FRAMES, KINDS, Remembering
 from long_jobs import FLAGS, call, clip, failing, interrupted, left, pixels, same, upscale
 from media import frames_of, packets_of
-from stand_in import StandIn, bundle
+from stand_in import NoBackend, StandIn, bundle
 
 from flashvsr_trt.configs.errors import FlashVSRError
+from flashvsr_trt.runtime.identity import Described, differences
 from flashvsr_trt.runtime.work import Work
 
 KILLS = 25
@@ -100,6 +102,20 @@ def test_another_source_or_bundle_is_refused(monkeypatch, tmp_path):
         file.write(b"grown")
     result = upscale("out.mkv")
     assert (result.exit_code, "source size" in result.stderr, "source content" in result.stderr) == (2, True, True)
+
+
+def test_engines_are_part_of_what_decides_the_bits():
+    """Two builds of one network may choose other kernels, so the plans themselves count, not only their tier."""
+
+    class OnEngines(NoBackend):
+        def __init__(self, digest):
+            super().__init__()
+            self.engines = SimpleNamespace(digest=digest)
+
+    one, other = (Described.of(OnEngines(digest)).identity for digest in ("aa", "bb"))
+    assert one["back end"] == other["back end"] == "stand-in"
+    assert differences(one, other) == ["engines aa, now bb"]
+    assert "engines" not in Described.of(NoBackend()).identity
 
 
 def test_there_must_be_something_to_resume():

@@ -21,7 +21,7 @@ from flashvsr_trt.export.trainable import assigned
 from flashvsr_trt.plugins_trt import spec
 
 _CHANNELS, _OUTPUTS = 64, 128  # whose multiples the kernel takes
-_COLOURS = 8  # outputs of the last convolution, of which 3 are colours: of 3 alone no library has a fast kernel
+_MOST_LAST = 256  # channels in front of the colours
 # Taps of a 3x3 convolution, along one axis of the upsampled picture, that fall on the first and on the second of the
 # two pixels that an output pixel sees; the even output pixel's are the pixel before and its own, the odd one's its own
 # and the next.
@@ -41,6 +41,8 @@ def phase_weights(weight: Tensor) -> Tensor:
 def fits(sizes: TcSizes) -> bool:
     """Whether the kernel takes a decoder of these sizes."""
     wide, narrow = sizes.channels[:3], sizes.channels[1:]
+    if sizes.channels[3] > _MOST_LAST:
+        return False
     return not any(c % _CHANNELS for c in sizes.channels) and not any(c % _OUTPUTS for c in (*wide, *narrow))
 
 
@@ -67,9 +69,9 @@ def prepare(official: State, dtype: torch.dtype) -> dict[str, Tensor]:
         out[f"up.{stage}"] = phase_weights(joined.flatten(0, 1)).to(dtype)
     convolution("third", "decoder.24")
     # x * 2 - 1 behind it is part of it.
-    last = F.pad(2 * official["decoder.26.weight"].float(), (0, 0, 0, 0, 0, 0, 0, _COLOURS - 3))
-    out["last.weight"] = last.to(dtype)
-    out["last.bias"] = F.pad(2 * official["decoder.26.bias"].float() - 1, (0, _COLOURS - 3)).to(dtype)
+    last = 2 * official["decoder.26.weight"].float().permute(0, 2, 3, 1)  # [3, 3, 3, C]
+    out["last.weight"] = last.to(dtype).contiguous()
+    out["last.bias"] = (2 * official["decoder.26.bias"].float() - 1).to(dtype)
     return out
 
 
@@ -108,7 +110,7 @@ class FusedTcDecoder(nn.Module):
             for (_, growth), wide, narrow in zip(TC_STAGES, channels[:3], channels[1:], strict=True)
         )
         self.third = Convolution(channels[3], channels[3])
-        self.last = nn.Conv2d(channels[3], _COLOURS, 3, padding=1)
+        self.last = Convolution(channels[3], 3)
 
     @staticmethod
     def of(official: State, *, dtype: torch.dtype = torch.float32) -> FusedTcDecoder:
@@ -141,8 +143,8 @@ class FusedTcDecoder(nn.Module):
     def _finished(self, x: Tensor) -> Tensor:
         """The last stage's x [1, H/2, W/2, C] to its frames [growth, 3, H, W]."""
         x = convolve_up_relu(x, self.up[-1], growth=TC_STAGES[-1][1])
-        x = convolve(x, self.third.weight, self.third.bias).permute(0, 3, 1, 2)  # [growth, C, H, W]
-        return self.last(x)[:, :3]
+        x = convolve(x, self.third.weight, self.third.bias)
+        return convolve_colours(x, self.last.weight, self.last.bias)
 
 
 def condition(lq: Tensor, dtype: torch.dtype) -> Tensor:
@@ -176,6 +178,12 @@ def convolve_add(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> T
 def convolve_past(x: Tensor, weight: Tensor, bias: Tensor, past: Tensor) -> Tensor:
     before = torch.cat([past.unsqueeze(0), x[:-1]])
     return F.relu(_convolved(torch.cat([x, before], dim=3), weight, bias)).contiguous()
+
+
+@torch.library.custom_op(f"{spec.DOMAIN}::convolve_colours", mutates_args=())
+def convolve_colours(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """[T, h, w, C] to [T, 3, h, w]."""
+    return _convolved(x, weight, bias).permute(0, 3, 1, 2).contiguous()
 
 
 def _convolved_up(x: Tensor, weight: Tensor, growth: int) -> Tensor:
@@ -215,6 +223,12 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, past: Tensor) -> Tensor:
     return x.new_empty((*x.shape[:3], weight.shape[0]))
 
 
+@convolve_colours.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    frames, height, width, _ = x.shape
+    return x.new_empty((frames, weight.shape[0], height, width))
+
+
 @convolve_up.register_fake
 @convolve_up_relu.register_fake
 def _(x: Tensor, weight: Tensor, *, growth: int) -> Tensor:
@@ -228,5 +242,6 @@ NODES: dict[Any, spec.Op] = {
     convolve_past: spec.CONVOLVE_PAST,
     convolve_up: spec.CONVOLVE_UP,
     convolve_up_relu: spec.CONVOLVE_UP_RELU,
+    convolve_colours: spec.CONVOLVE_COLOURS,
 }
 """The torch ops and the nodes that they become."""

@@ -159,6 +159,13 @@ def ConvolveUpRelu(x, weight, growth: int):
 
 
 @script(_domain, default_opset=op)
+def ConvolveColours(x, weight, bias):
+    """The convolution as planes."""
+    out = Convolved(x, weight, bias)
+    return out
+
+
+@script(_domain, default_opset=op)
 def Folded(every):
     """Four frames beside each other, for every second one of [2 + T, h, w, C], edge pixels twice."""
     frames = op.Shape(every, start=0, end=1)
@@ -247,7 +254,7 @@ def AdaptColours16(frames, lq, size):
 def functions() -> list[onnx.FunctionProto]:
     """The bodies, to be appended to a model that uses one of them; helpers first."""
     linear = (Linear, LinearGelu, LinearAdd, Normalised, Rotated, NormRotate, LayerNorm, PromptAttention)
-    convolutions = (Convolved, Convolve, ConvolveAdd, ConvolvePast, ConvolveUp, ConvolveUpRelu)
+    convolutions = (Convolved, Convolve, ConvolveAdd, ConvolvePast, ConvolveUp, ConvolveUpRelu, ConvolveColours)
     projector = (Folded, FoldFrames, FoldPixels, NormSilu)
     colours = (AdaptedColours, AdaptColours, AdaptColours16)
     return [function.to_function_proto() for function in (*linear, *convolutions, *projector, *colours)]

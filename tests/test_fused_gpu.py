@@ -113,6 +113,11 @@ CASES = {
     "ConvolvePast": (spec.CONVOLVE_PAST, CONVOLVE | {"weight": (256, 3, 3, 512), "past": (32, 48, 256)}, {}),
     "ConvolveUp": (spec.CONVOLVE_UP, {"x": (2, 32, 48, 256), "weight": (4, 256, 2, 2, 256)}, {"growth": 2}),
     "ConvolveUpRelu": (spec.CONVOLVE_UP_RELU, {"x": (2, 16, 80, 128), "weight": (4, 128, 2, 2, 128)}, {"growth": 1}),
+    "ConvolveColours": (
+        spec.CONVOLVE_COLOURS,
+        {"x": (2, 32, 72, 128), "weight": (3, 3, 3, 128), "bias": (3,)},
+        {},
+    ),
     "FoldFrames": (spec.FOLD_FRAMES, {"x": (4, 6, 10, 520), "past": (2, 6, 10, 520)}, {}),
     "FoldPixels": (spec.FOLD_PIXELS, {"frames": (4, 128, 256, 3), "past": (2, 128, 256, 3), "like": (1,)}, {}),
     "NormSilu": (spec.NORM_SILU, {"x": (2, 5, 7, 3072), "gain": (3072,)}, {}),

@@ -257,6 +257,23 @@ def test_convolution(convolve, element, frames, height, width, channels, outputs
     np.testing.assert_allclose(out, expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize(
+    ("element", "frames", "height", "width", "channels"),
+    [("float16", 2, 9, 35, 128), ("bfloat16", 1, 15, 5, 256)],  # two tiles, not whole ones
+)
+def test_convolution_to_colours(tmp_path, element, frames, height, width, channels):
+    random = np.random.default_rng(height)
+    x = stored(random.standard_normal((frames, height, width, channels)), element)
+    weight = stored(random.standard_normal((3, 3, 3, channels)) * (9 * channels) ** -0.5, element)
+    bias = stored(random.standard_normal(3), element)
+    out = np.full((frames, 3, height, width), 0x7FFF, np.uint16).view(x.dtype)
+    run = getattr(compiled("colours", tmp_path), f"run_convolve_colours_{element}")
+    run(*pointers(x, weight, bias, out), (ctypes.c_int * 4)(frames, height, width, channels))
+    expected = plain_convolution(wide(x, element), wide(weight, element)) + wide(bias, element)
+    tolerance = TOLERANCES[element]
+    np.testing.assert_allclose(wide(out, element), expected.transpose(0, 3, 1, 2), rtol=tolerance, atol=tolerance)
+
+
 @pytest.mark.parametrize("growth", [1, 2])
 def test_convolution_after_upsampling(convolve, growth):
     """Phase weights of 2x2 taps against the 3x3 convolution of the upsampled picture."""

@@ -196,6 +196,13 @@ CUDA_KERNELS = (
         threads=256,
     ),
     CudaKernel(
+        source="colours.cu",
+        name="convolve_colours",
+        arguments=_arguments("x:*T weight:*T bias:*T out:*T height:i32 width:i32 channels:i32"),
+        threads=256,
+        shared_bytes=74_160,  # weights of 256 channels, 27 sums for each of 512 pixels
+    ),
+    CudaKernel(
         source="adain.cu",
         name="colour_statistics",
         arguments=_arguments("frames:*T lq:*u8 sums:*fp64 height:i32 width:i32 rows:i32 columns:i32 parts:i32"),

@@ -2,6 +2,7 @@
 // for a few blocks. What a kernel takes from the hardware (shuffles, barriers) is here, as far as the kernels use it.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <barrier>
 #include <cmath>
@@ -41,6 +42,17 @@ inline std::uint64_t exchange(std::uint64_t value, int lane) {
   const std::uint64_t received = warp.slots[lane];
   warp.barrier.arrive_and_wait();
   return received;
+}
+
+// The values of all lanes of a warp.
+inline std::array<std::uint64_t, 32> everyones(std::uint64_t value) {
+  Warp& warp = block->warps[thread_index.x / 32];
+  warp.slots[thread_index.x % 32] = value;
+  warp.barrier.arrive_and_wait();
+  std::array<std::uint64_t, 32> values;
+  for (int lane = 0; lane < 32; ++lane) values[lane] = warp.slots[lane];
+  warp.barrier.arrive_and_wait();
+  return values;
 }
 
 template <class Kernel>

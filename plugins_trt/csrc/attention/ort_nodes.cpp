@@ -14,6 +14,7 @@ namespace {
 
 constexpr int kWarpsOfNorms = 8;  // rows of one block in csrc/kernels/{fused,fold}.cu
 constexpr int kMostChannels = 2048, kMostChannelsOfSilu = 3072, kVector = 8;
+constexpr int kMostBlocks = 65535;  // along a grid's second axis
 constexpr std::size_t kAlign = 256;
 
 void demand(bool holds, const std::string& otherwise) {
@@ -195,6 +196,27 @@ class ConvolveNode : public Node {
   std::shared_ptr<const Fused> kernels_;
 };
 
+class ConvolveColoursNode : public Node {
+ public:
+  ConvolveColoursNode(const OrtApi& api, const OrtKernelInfo* info, Element element)
+      : Node(api, info), kernels_(Fused::shared(device(), element)) {}
+
+  void compute(const Call& call) override {
+    const Shape x = call.shape(0), weight = call.shape(1);
+    demand(x.size() == 4 && x[3] % kChannels == 0 && x[3] <= kMostChannels && x[0] <= kMostBlocks, "x is " + text(x));
+    demand(weight == Shape{3, 3, 3, x[3]} && call.shape(2) == Shape{3}, "weight is " + text(weight));
+    void* out = call.output(0, {x[0], 3, x[1], x[2]});
+    const std::int64_t tiles = ((x[1] + kRows - 1) / kRows) * ((x[2] + kColumns - 1) / kColumns);
+    kernels_->launch("convolve_colours", static_cast<unsigned>(tiles), static_cast<unsigned>(x[0]),
+                     {{call.input(0), call.input(1), call.input(2), out}, {int(x[1]), int(x[2]), int(x[3])}},
+                     call.stream());
+  }
+
+ private:
+  static constexpr int kRows = 14, kColumns = 30, kChannels = 128, kMostChannels = 256;  // see csrc/kernels/colours.cu
+  std::shared_ptr<const Fused> kernels_;
+};
+
 class NormSiluNode : public Node {
  public:
   NormSiluNode(const OrtApi& api, const OrtKernelInfo* info, Element element)
@@ -257,8 +279,8 @@ class AdaptColoursNode : public Node {
     demand(0 < rows && rows <= frames[2] && 0 < columns && columns <= frames[3],
            "a picture of " + std::to_string(rows) + "x" + std::to_string(columns) + " in frames of " + text(frames));
     void* pixels = call.output(0, {frames[0], rows, columns, 3});
+    demand(frames[0] * 3 <= kMostBlocks, std::to_string(frames[0]) + " frames at once");
     const unsigned planes = static_cast<unsigned>(frames[0] * 3);
-    demand(planes <= kMostBlocks, std::to_string(frames[0]) + " frames at once");
 
     const Workspace sums = workspace(std::size_t{planes} * kParts * 4 * sizeof(double));
     const std::vector<std::int32_t> sizes{int(frames[2]), int(frames[3]), int(rows), int(columns), kParts};
@@ -269,7 +291,6 @@ class AdaptColoursNode : public Node {
 
  private:
   static constexpr int kParts = 32, kSharesOfRows = 64;  // with 8 frames: four to six blocks a multiprocessor
-  static constexpr unsigned kMostBlocks = 65535;         // along a grid's second axis
   const char* kernel_;
   std::shared_ptr<const Fused> kernels_;
 };
@@ -312,6 +333,7 @@ const std::vector<NodeKind>& node_kinds() {
       {&spec::kConvolvePast, make<ConvolveNode<Form::kPast>>, can_convolve},
       {&spec::kConvolveUp, make<ConvolveNode<Form::kUp>>, can_convolve},
       {&spec::kConvolveUpRelu, make<ConvolveNode<Form::kUpRelu>>, can_convolve},
+      {&spec::kConvolveColours, make<ConvolveColoursNode>, has_fused},
       {&spec::kFoldFrames, make<FoldNode<false>>, has_fused},
       {&spec::kFoldPixels, make<FoldNode<true>>, has_fused},
       {&spec::kNormSilu, make<NormSiluNode>, has_fused},

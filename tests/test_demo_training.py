@@ -22,6 +22,7 @@ from flashvsr_trt.export.demo import (
     batches,
     checkpoint,
     degrade,
+    evaluate,
     graphed,
     initial,
     metrics,
@@ -437,6 +438,15 @@ def test_resumed_training_gives_the_same_numbers(images: dict[str, np.ndarray], 
     assert [resumed.step().item() for _ in range(2)] == losses[2:]
 
 
+def test_fine_tuning_moves_the_decoders_end_alone(images: dict[str, np.ndarray], start: Networks) -> None:
+    trainer = Trainer(dataclasses.replace(SMALL, tail=15), images, CPU, start)
+    trainer.step()
+    before = DemoModel(start).state_dict()
+    moved = {name for name, tensor in trainer.model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert {name.split(".")[2] for name in moved} == {"15", "16", "17", "18", "19", "21", "22", "24", "26"}
+    assert all(name.startswith("tc_decoder.decoder.") for name in moved)
+
+
 class _NoValidation(Validation):
     def __init__(self) -> None:
         self.sets = {}
@@ -497,3 +507,13 @@ def test_validation_tells_gains_and_the_change_of_a_still_picture(
     }
     assert -6 < figures["clean_psnr"] < 0.5  # the start is nearly bicubic
     assert figures["still"] == 0  # the start copies frame by frame
+
+
+def test_evaluation_finds_no_gain_in_bicubic(images: dict[str, np.ndarray], tmp_path: Path) -> None:
+    truth = np.stack([images["procedural/0"][i : i + 64, :96] for i in range(5)])
+    measured = evaluate.measure(evaluate.bicubic, [("a", truth), ("b", truth[1:])], degraded=True)
+    assert [row["clip"] for row in measured.rows] == ["a", "b"]
+    assert all(row["bicubic_psnr"] == row["result_psnr"] for row in measured.rows)
+    assert evaluate.table({"drawn": measured.rows}).count("+0.00 dB") == 1
+    evaluate.picture(measured.shown, tmp_path / "x.jpg")
+    assert Image.open(tmp_path / "x.jpg").size == (3 * 96, 2 * 64)

@@ -49,6 +49,10 @@ class Stage:
     steps: tuple[int, ...]
 
 
+# For the fine-tuning of the decoder's end: a few seconds an iteration on one CPU core.
+FINE = (Stage(until=1.0, side=128, batch=1, steps=(2, 2)),)
+
+
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
     """Beside the distance of colours and of luma, which count 1 each."""
@@ -72,6 +76,7 @@ class Training:
         Stage(until=0.8, side=256, batch=16, steps=(2, 2)),
         Stage(until=1.0, side=256, batch=12, steps=(6, 2)),
     )
+    tail: int | None = None  # train the decoder's layers from this one on alone
     degraded: float = 0.5  # share of clips with blur, noise or compression
     rate: float = 5e-4
     full_rate_fan_in: int = 144  # wider layers learn at rate x this / fan-in

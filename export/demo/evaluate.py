@@ -3,7 +3,8 @@
 `python -m flashvsr_trt.export.demo.evaluate build/demo/run/weights.safetensors --videos FOLDER --out build/demo/eval`
 writes `table.md`, `table.json` and side-by-side pictures. Clips are pans, zooms and turns over the held-out
 images, and the first frames of each video; low-resolution input is their bicubic reduction, clean, or blurred,
-noisy and compressed by H.264.
+noisy and compressed by H.264. The model runs in torch; `tests/data/demo/measure.py` measures a bundle as the
+product runs it, in a third of the time.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from flashvsr_trt.export.demo.images import load
 from flashvsr_trt.export.demo.model import DemoModel
 from flashvsr_trt.export.demo.motion import Cameras, render
 from flashvsr_trt.export.demo.resample import resize, round8
+from flashvsr_trt.export.demo.ship import FOLDER
 from flashvsr_trt.export.demo.validate import run
 
 Upscale = Callable[[np.ndarray], np.ndarray]  # uint8 [T, h, w, 3] to [T, 4 h, 4 w, 3]
@@ -182,19 +184,10 @@ def picture(shown: list[np.ndarray], path: Path) -> None:
     Image.fromarray(np.concatenate(rows)).save(path, quality=90, subsampling=0)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", type=Path, help="weights.safetensors or bundle")
-    parser.add_argument("--images", type=Path, default=Path("build/demo/images.zip"))
-    parser.add_argument("--clips", nargs="+", help='only these clips of images, such as "skimage/chelsea 0"')
-    parser.add_argument("--videos", type=Path, help="folder of .mp4 files, for evaluation only")
-    parser.add_argument("--fix", choices=COLOUR_FIXES, default="adain", help="colour fix")
-    parser.add_argument("--frames", type=int, default=33, help="of each video")
-    parser.add_argument("--out", type=Path, default=Path("build/demo/eval"))
-    args = parser.parse_args()
+def evaluate(upscale: Upscale, args: argparse.Namespace) -> None:
+    """Measures `upscale` as `arguments` say, and writes tables and pictures."""
     args.out.mkdir(parents=True, exist_ok=True)
-    upscale = torch_upscale(DemoModel(load_weights(args.weights)), args.fix)
-    images = load(args.images, "test")
+    images = load(args.images, args.split)
     clips = [clip for clip in image_clips(images) if not args.clips or clip[0] in args.clips]
     if not clips:
         raise UsageError(f"no clip {', '.join(args.clips)}", expected=f"an image's name and 0 or 1: {sorted(images)}")
@@ -204,13 +197,30 @@ def main() -> None:
         sets[f"held-out images, {kind}"] = of_images.rows
         picture(of_images.shown, args.out / f"images-{kind}.jpg")
         if args.videos:
-            videos = video_clips(args.videos, args.frames)
-            of_videos = measure(upscale, videos, degraded=degraded)
+            of_videos = measure(upscale, video_clips(args.videos, args.frames), degraded=degraded)
             sets[f"videos, {kind}"] = of_videos.rows
             picture(of_videos.shown, args.out / f"videos-{kind}.jpg")
     (args.out / "table.json").write_text(json.dumps(sets, indent=1) + "\n")
     (args.out / "table.md").write_text(table(sets))
     print(table(sets))
+
+
+def arguments(description: str | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, nargs="?", default=FOLDER, help="bundle, or for torch weights.safetensors")
+    parser.add_argument("--images", type=Path, default=Path("build/demo/images.zip"))
+    parser.add_argument("--split", choices=("test", "validation"), default="test", help="which held-out images")
+    parser.add_argument("--clips", nargs="+", help='only these clips of images, such as "skimage/chelsea 0"')
+    parser.add_argument("--videos", type=Path, help="folder of .mp4 files, for evaluation only")
+    parser.add_argument("--fix", choices=COLOUR_FIXES, default="adain", help="colour fix")
+    parser.add_argument("--frames", type=int, default=33, help="of each video")
+    parser.add_argument("--out", type=Path, default=Path("build/demo/eval"))
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments(__doc__)
+    evaluate(torch_upscale(DemoModel(load_weights(args.model)), args.fix), args)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,10 @@ machine. One of `--minutes` ends on time on any machine, its learning rate at 0;
 
     ... --minutes 18 --seconds 540, then ... --minutes 18 --seconds 540 --finish
 
+`--tail 15` fine-tunes the end of the decoder alone, for a CPU. The shipped model is the second of
+
+    ... --minutes 20, then ... --out FINE --start build/demo/run/weights.safetensors --tail 15 --rate 1e-4 --minutes 35
+
 Writes into `--out`:
 
     state.pt            everything needed to go on
@@ -27,7 +31,7 @@ from torch import Tensor
 
 from flashvsr_trt.configs.errors import FlashVSRError, UsageError
 from flashvsr_trt.export.demo import checkpoint
-from flashvsr_trt.export.demo.config import Training
+from flashvsr_trt.export.demo.config import FINE, Training
 from flashvsr_trt.export.demo.images import load
 from flashvsr_trt.export.demo.trainer import Trainer
 from flashvsr_trt.export.demo.validate import Validation
@@ -113,6 +117,8 @@ def _settings(args: argparse.Namespace) -> Training:
         "seconds": args.minutes and 60 * args.minutes,
         "rate": args.rate,
         "degraded": args.degraded,
+        "tail": args.tail,
+        "stages": None if args.tail is None else FINE,
     }
     return dataclasses.replace(Training(), **{k: v for k, v in chosen.items() if v is not None})
 
@@ -125,6 +131,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--rate", type=float, help="peak learning rate")
     parser.add_argument("--degraded", type=float, help="share of degraded clips")
+    parser.add_argument("--tail", type=int, metavar="LAYER", help="train only the decoder's layers from this one on")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--iterations", type=int, help="of the whole training, over all calls")
     length.add_argument("--minutes", type=float, help="of the whole training, over all calls")

@@ -44,6 +44,8 @@ class Trainer:
         self._graph, self._clock = graph and device.type == "cuda", clock
         start = start or initial.networks(settings.sizes, settings.seed)
         self.model = DemoModel(start).to(device)
+        if settings.tail is not None:
+            _train_tail(self.model, settings.tail)
         self.average = DemoModel(start).to(device).requires_grad_(False)
         self.optimiser = optimise.adamw(self.model, settings)
         self.makers = {
@@ -141,3 +143,10 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.iteration, self.seconds = state["iteration"], state["seconds"]
         self.curve = list(state["curve"])
+
+
+def _train_tail(model: DemoModel, first: int) -> None:
+    """Freezes all but the decoder's layers from `first` on. Gradients stop there: most of the backward is saved."""
+    model.requires_grad_(False)
+    for index, layer in model.tc_decoder.decoder.items():  # keyed by the checkpoint's indices
+        layer.requires_grad_(int(index) >= first)

@@ -79,7 +79,8 @@ def draw(op: spec.Op, shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str
         if kind == "uint8":
             feed[name] = random.integers(0, 256, shapes[name]).astype(np.float32)
     if "size" in feed:
-        feed["size"] = np.array(shapes["frames"][2:], np.float32) - (5, 3)  # of the picture in the frames
+        height, width = shapes["frames"][2:]
+        feed["size"] = np.array([height - 5, width - 3], np.float32)  # of the picture in the frames
     return feed
 
 

@@ -131,7 +131,7 @@ class FusedTcDecoder(nn.Module):
         for stage, (_, growth) in enumerate(TC_STAGES):
             for block in range(3 * stage, 3 * stage + 3):
                 one, two, three = (self.blocks[3 * block + part] for part in range(3))
-                new.append(x[-1].permute(2, 0, 1))  # [C, h, w]
+                new.append(last_planes(x))
                 y = convolve_past(x, one.weight, one.bias, memory[block].permute(1, 2, 0))
                 y = convolve(y, two.weight, two.bias)
                 x = convolve_add(y, three.weight, three.bias, x)
@@ -223,6 +223,18 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, past: Tensor) -> Tensor:
     return x.new_empty((*x.shape[:3], weight.shape[0]))
 
 
+@torch.library.custom_op(f"{spec.DOMAIN}::last_planes", mutates_args=())
+def last_planes(x: Tensor) -> Tensor:
+    """[T, h, w, C] to [C, h, w]."""
+    return x[-1].permute(2, 0, 1).contiguous()
+
+
+@last_planes.register_fake
+def _(x: Tensor) -> Tensor:
+    _, height, width, channels = x.shape
+    return x.new_empty((channels, height, width))
+
+
 @convolve_colours.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     frames, height, width, _ = x.shape
@@ -243,5 +255,6 @@ NODES: dict[Any, spec.Op] = {
     convolve_up: spec.CONVOLVE_UP,
     convolve_up_relu: spec.CONVOLVE_UP_RELU,
     convolve_colours: spec.CONVOLVE_COLOURS,
+    last_planes: spec.LAST_PLANES,
 }
 """The torch ops and the nodes that they become."""

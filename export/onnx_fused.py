@@ -166,6 +166,13 @@ def ConvolveColours(x, weight, bias):
 
 
 @script(_domain, default_opset=op)
+def LastPlanes(x):
+    """The last frame of [T, h, w, C] as [C, h, w]."""
+    out = op.Transpose(op.Gather(x, op.Constant(value_int=-1)), perm=[2, 0, 1])
+    return out
+
+
+@script(_domain, default_opset=op)
 def Folded(every):
     """Four frames beside each other, for every second one of [2 + T, h, w, C], edge pixels twice."""
     frames = op.Shape(every, start=0, end=1)
@@ -254,7 +261,16 @@ def AdaptColours16(frames, lq, size):
 def functions() -> list[onnx.FunctionProto]:
     """The bodies, to be appended to a model that uses one of them; helpers first."""
     linear = (Linear, LinearGelu, LinearAdd, Normalised, Rotated, NormRotate, LayerNorm, PromptAttention)
-    convolutions = (Convolved, Convolve, ConvolveAdd, ConvolvePast, ConvolveUp, ConvolveUpRelu, ConvolveColours)
+    convolutions = (
+        Convolved,
+        Convolve,
+        ConvolveAdd,
+        ConvolvePast,
+        ConvolveUp,
+        ConvolveUpRelu,
+        ConvolveColours,
+        LastPlanes,
+    )
     projector = (Folded, FoldFrames, FoldPixels, NormSilu)
     colours = (AdaptedColours, AdaptColours, AdaptColours16)
     return [function.to_function_proto() for function in (*linear, *convolutions, *projector, *colours)]

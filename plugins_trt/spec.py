@@ -25,6 +25,7 @@ are in float32, results are rounded once.
   taps for each position of an output pixel in its pair of rows and columns; `growth` frames out of each come from
   consecutive rows of the weight.
 - `ConvolveColours`: a 3x3 convolution plus bias to three colours, channels last to planes.
+- `LastPlanes`: the last frame, channels first.
 - `FoldFrames`: four consecutive frames side by side in the channels, for every second frame, the first two of the first
   from `past`; one pixel larger on every side, a copy of its neighbour. `FoldPixels`: the same of bytes in [-1, 1], the
   channels of a frame being (colour, row, column) of a cell of 16x16 pixels, in the type of `like`.
@@ -115,6 +116,9 @@ CONVOLVE_UP_RELU = Op(name="ConvolveUpRelu", inputs=_CONVOLVE_UP, outputs=(("out
 # x: [T, h, w, C]; weight: [3, 3, 3, C]; bias: [3]; out: [T, 3, h, w]; C a multiple of 128, at most 256
 CONVOLVE_COLOURS = Op(name="ConvolveColours", inputs=_CONVOLVE, outputs=(("out", "T"),), attributes=())
 
+# x: [T, h, w, C]; out: [C, h, w]; C a multiple of 64, h * w even
+LAST_PLANES = Op(name="LastPlanes", inputs=(("x", "T"),), outputs=(("out", "T"),), attributes=())
+
 # x: [T, h, w, C]; past: [2, h, w, C]; out: [T / 2, h + 2, w + 2, 4 * C]; C a multiple of 8
 FOLD_FRAMES = Op(name="FoldFrames", inputs=(("x", "T"), ("past", "T")), outputs=(("out", "T"),), attributes=())
 # frames: [T, 16 h, 16 w, 3]; past: [2, 16 h, 16 w, 3]; like: any; out: [T / 2, h + 2, w + 2, 4 * 768]
@@ -145,6 +149,7 @@ FUSED_OPS = (
     CONVOLVE_UP,
     CONVOLVE_UP_RELU,
     CONVOLVE_COLOURS,
+    LAST_PLANES,
     FOLD_FRAMES,
     FOLD_PIXELS,
     NORM_SILU,

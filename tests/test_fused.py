@@ -309,8 +309,8 @@ def test_graph_of_the_decoder(decoder_weights, tmp_path, monkeypatch):
     kinds = Counter(node.op_type for node in model.graph.node if node.domain == spec.DOMAIN)
     frames = 4  # at half size: at full size one after the other
     kept = {"Convolve": 11 + frames, "ConvolvePast": 9, "ConvolveAdd": 9, "ConvolveUp": 2, "ConvolveUpRelu": frames}
-    assert kinds == kept | {"ConvolveColours": frames}
-    assert not [node for node in model.graph.node if node.op_type == "Conv"]
+    assert kinds == kept | {"ConvolveColours": frames, "LastPlanes": 9}
+    assert not [node for node in model.graph.node if node.op_type in ("Conv", "Gather")]
 
 
 def test_sizes_that_the_kernel_takes():

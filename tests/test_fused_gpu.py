@@ -119,6 +119,7 @@ CASES = {
         {"x": (2, 32, 72, 128), "weight": (3, 3, 3, 128), "bias": (3,)},
         {},
     ),
+    "LastPlanes": (spec.LAST_PLANES, {"x": (2, 5, 30, 192)}, {}),
     "FoldFrames": (spec.FOLD_FRAMES, {"x": (4, 6, 10, 520), "past": (2, 6, 10, 520)}, {}),
     "FoldPixels": (spec.FOLD_PIXELS, {"frames": (4, 128, 256, 3), "past": (2, 128, 256, 3), "like": (1,)}, {}),
     "NormSilu": (spec.NORM_SILU, {"x": (2, 5, 7, 3072), "gain": (3072,)}, {}),

@@ -141,6 +141,14 @@ def test_fold_frames(fold, element, frames, height, width, channels):
     np.testing.assert_array_equal(result, folded(x, past))
 
 
+@pytest.mark.parametrize(("pixels", "channels"), [(150, 128), (64, 64)])
+def test_last_planes(fold, pixels, channels):
+    x = np.random.default_rng(pixels).integers(0, 1 << 16, (pixels, channels), dtype=np.uint16)
+    result = np.zeros((channels, pixels), np.uint16)
+    fold.run_last_planes(*pointers(x, result), pixels, channels)
+    np.testing.assert_array_equal(result, x.T)
+
+
 @pytest.mark.parametrize("element", ["float16", "bfloat16"])
 def test_fold_pixels(fold, element):
     frames, height, width = 4, 1, 2

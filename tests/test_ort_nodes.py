@@ -25,6 +25,7 @@ LAUNCHES = {
     "LayerNorm": ["layer_norm 96x1x1"],
     "PromptAttention": ["norm_rows 96x1x1", "list_all 72x1x1", "block_sparse_attention 72x1x1"],
     "ConvolveColours": ["convolve_colours 9x2x1"],
+    "LastPlanes": ["last_planes 3x3x1"],
     "FoldFrames": ["fold_frames 96x1x1"],
     "FoldPixels": ["fold_pixels 180x1x1"],
     "NormSilu": ["norm_silu 9x1x1"],

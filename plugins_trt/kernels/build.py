@@ -196,6 +196,12 @@ CUDA_KERNELS = (
         threads=256,
     ),
     CudaKernel(
+        source="fold.cu",
+        name="last_planes",
+        arguments=_arguments("x:*u16 out:*u16 pixels:i32 channels:i32"),
+        threads=256,
+    ),
+    CudaKernel(
         source="colours.cu",
         name="convolve_colours",
         arguments=_arguments("x:*T weight:*T bias:*T out:*T height:i32 width:i32 channels:i32"),

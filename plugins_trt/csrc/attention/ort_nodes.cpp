@@ -217,6 +217,27 @@ class ConvolveColoursNode : public Node {
   std::shared_ptr<const Fused> kernels_;
 };
 
+class LastPlanesNode : public Node {
+ public:
+  LastPlanesNode(const OrtApi& api, const OrtKernelInfo* info, Element element)
+      : Node(api, info), kernels_(Fused::shared(device(), element)) {}
+
+  void compute(const Call& call) override {
+    const Shape x = call.shape(0);
+    demand(x.size() == 4 && x[0] > 0 && x[1] * x[2] % 2 == 0 && x[3] % kTile == 0, "x is " + text(x));
+    const std::int64_t pixels = x[1] * x[2], channels = x[3];
+    const void* last = static_cast<const std::uint16_t*>(call.input(0)) + (x[0] - 1) * pixels * channels;
+    void* out = call.output(0, {channels, x[1], x[2]});
+    kernels_->launch("last_planes", static_cast<unsigned>((pixels + kTile - 1) / kTile),
+                     static_cast<unsigned>(channels / kTile), {{last, out}, {int(pixels), int(channels)}},
+                     call.stream());
+  }
+
+ private:
+  static constexpr int kTile = 64;  // see csrc/kernels/fold.cu
+  std::shared_ptr<const Fused> kernels_;
+};
+
 class NormSiluNode : public Node {
  public:
   NormSiluNode(const OrtApi& api, const OrtKernelInfo* info, Element element)
@@ -334,6 +355,7 @@ const std::vector<NodeKind>& node_kinds() {
       {&spec::kConvolveUp, make<ConvolveNode<Form::kUp>>, can_convolve},
       {&spec::kConvolveUpRelu, make<ConvolveNode<Form::kUpRelu>>, can_convolve},
       {&spec::kConvolveColours, make<ConvolveColoursNode>, has_fused},
+      {&spec::kLastPlanes, make<LastPlanesNode>, has_fused},
       {&spec::kFoldFrames, make<FoldNode<false>>, has_fused},
       {&spec::kFoldPixels, make<FoldNode<true>>, has_fused},
       {&spec::kNormSilu, make<NormSiluNode>, has_fused},

@@ -1,10 +1,14 @@
-// Input of the LQ projector's convolutions (plugins_trt/spec.py: FoldFrames, FoldPixels): copies, one warp for each
-// pixel and each of the four frames in its channels.
+// Copies in another order (plugins_trt/spec.py: FoldFrames, FoldPixels, LastPlanes). Folding: one warp for each pixel and
+// each of the four frames in its channels.
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 #include <cstdint>
+
+#ifndef FLASHVSR_SHARED
+#define FLASHVSR_SHARED __shared__  // memory of a block
+#endif
 
 namespace {
 
@@ -15,6 +19,8 @@ constexpr int kTaps = 4;      // frames side by side in the channels
 constexpr int kStep = 2;      // frames between neighbouring results, and frames of the past
 constexpr int kCell = 16;     // pixels along a side of a cell
 constexpr int kColours = 3;
+constexpr int kTile = 64;        // pixels and channels of a block of last_planes
+constexpr int kRow = kTile + 2;  // numbers between its channels: lanes that write four channels meet other banks
 
 struct Half {
   using Pair = __half2;
@@ -94,6 +100,29 @@ __device__ __forceinline__ void fold_pixels(const uint8_t* frames, const uint8_t
                             int width) {                                                                            \
     fold_pixels<type>(frames, past, out, results, height, width);                                                   \
   }
+
+// x [pixels, channels] of 16-bit numbers to out [channels, pixels]. Grid (pixels / 64 rounded up, channels / 64).
+extern "C" __global__ void __launch_bounds__(kThreads)
+    last_planes(const uint4* x, uint32_t* out, int pixels, int channels) {
+  FLASHVSR_SHARED uint16_t tile[kTile * kRow];
+  const int first = blockIdx.x * kTile, channel = blockIdx.y * kTile, lane = threadIdx.x % 32;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int pixel = threadIdx.x / 32 * 8 + lane / 4, vector = 4 * i + lane % 4;
+    if (first + pixel >= pixels) break;
+    const int64_t at = (static_cast<int64_t>(first + pixel) * channels + channel) / kVector + vector;
+    const uint4 packed = __ldg(x + at);
+    const auto* numbers = reinterpret_cast<const uint16_t*>(&packed);
+#pragma unroll
+    for (int j = 0; j < kVector; ++j) tile[(vector * kVector + j) * kRow + pixel] = numbers[j];
+  }
+  __syncthreads();
+  if (first + 2 * lane >= pixels) return;
+  for (int row = threadIdx.x / 32; row < kTile; row += kWarps) {  // two pixels a lane
+    const int64_t at = (static_cast<int64_t>(channel + row) * pixels + first) / 2 + lane;
+    out[at] = *reinterpret_cast<const uint32_t*>(tile + row * kRow + 2 * lane);
+  }
+}
 
 FLASHVSR_FOLD(float16, Half)
 FLASHVSR_FOLD(bfloat16, BFloat16)

@@ -13,9 +13,10 @@ namespace flashvsr {
 namespace {
 
 constexpr int kWarpsOfNorms = 8;  // rows of one block in csrc/kernels/{fused,fold}.cu
-constexpr int kMostChannels = 2048, kMostChannelsOfSilu = 3072, kVector = 8;
+constexpr int kMostChannels = 2048, kVector = 8;
 constexpr int kMostBlocks = 65535;  // along a grid's second axis
 constexpr std::size_t kAlign = 256;
+constexpr char kAdapt8[] = "adapt_colours", kAdapt16[] = "adapt_colours16";
 
 void demand(bool holds, const std::string& otherwise) {
   if (!holds) throw std::runtime_error(otherwise);
@@ -100,17 +101,23 @@ class NormRotateNode : public Node {
   std::shared_ptr<const Fused> kernels_;
 };
 
-class LayerNormNode : public Node {
+// LayerNorm, or NormSilu if kSilu.
+template <bool kSilu>
+class NormNode : public Node {
  public:
-  LayerNormNode(const OrtApi& api, const OrtKernelInfo* info, Element element)
+  NormNode(const OrtApi& api, const OrtKernelInfo* info, Element element)
       : Node(api, info), kernels_(Fused::shared(device(), element)) {}
 
   void compute(const Call& call) override {
     const Shape x = call.shape(0);
-    demand(!x.empty() && x.back() % kVector == 0 && 0 < x.back() && x.back() <= kMostChannels, "x is " + text(x));
+    constexpr int kMost = kSilu ? 3072 : kMostChannels;
+    demand(!x.empty() && x.back() % kVector == 0 && 0 < x.back() && x.back() <= kMost, "x is " + text(x));
+    if (kSilu) demand(call.shape(1) == Shape{x.back()}, "x is " + text(x) + ", gain " + text(call.shape(1)));
     const std::int64_t tokens = product(x) / x.back();
-    kernels_->launch("layer_norm", blocks_of_rows(tokens), 1,
-                     {{call.input(0), call.output(0, x)}, {int(tokens), int(x.back())}}, call.stream());
+    Arguments arguments{{call.input(0)}, {int(tokens), int(x.back())}};
+    if (kSilu) arguments.pointers.push_back(call.input(1));
+    arguments.pointers.push_back(call.output(0, x));
+    kernels_->launch(kSilu ? "norm_silu" : "layer_norm", blocks_of_rows(tokens), 1, arguments, call.stream());
   }
 
  private:
@@ -238,25 +245,6 @@ class LastPlanesNode : public Node {
   std::shared_ptr<const Fused> kernels_;
 };
 
-class NormSiluNode : public Node {
- public:
-  NormSiluNode(const OrtApi& api, const OrtKernelInfo* info, Element element)
-      : Node(api, info), kernels_(Fused::shared(device(), element)) {}
-
-  void compute(const Call& call) override {
-    const Shape x = call.shape(0);
-    demand(!x.empty() && x.back() % kVector == 0 && 0 < x.back() && x.back() <= kMostChannelsOfSilu &&
-               call.shape(1) == Shape{x.back()},
-           "x is " + text(x) + ", gain " + text(call.shape(1)));
-    const std::int64_t tokens = product(x) / x.back();
-    kernels_->launch("norm_silu", blocks_of_rows(tokens), 1,
-                     {{call.input(0), call.input(1), call.output(0, x)}, {int(tokens), int(x.back())}}, call.stream());
-  }
-
- private:
-  std::shared_ptr<const Fused> kernels_;
-};
-
 // FoldFrames, or FoldPixels if kPixels.
 template <bool kPixels>
 class FoldNode : public Node {
@@ -284,11 +272,12 @@ class FoldNode : public Node {
   std::shared_ptr<const Fused> kernels_;
 };
 
-// AdaptColours: statistics of the picture, then their use.
+// Statistics of the picture, then their use. kKernel: for 8 or for 16 bits.
+template <const char* kKernel>
 class AdaptColoursNode : public Node {
  public:
-  AdaptColoursNode(const OrtApi& api, const OrtKernelInfo* info, Element element, const char* kernel)
-      : Node(api, info), kernel_(kernel), kernels_(Fused::shared(device(), element)) {}
+  AdaptColoursNode(const OrtApi& api, const OrtKernelInfo* info, Element element)
+      : Node(api, info), kernels_(Fused::shared(device(), element)) {}
 
   void compute(const Call& call) override {
     const Shape frames = call.shape(0), lq = call.shape(1);
@@ -307,25 +296,12 @@ class AdaptColoursNode : public Node {
     const std::vector<std::int32_t> sizes{int(frames[2]), int(frames[3]), int(rows), int(columns), kParts};
     const CUstream stream = call.stream();
     kernels_->launch("colour_statistics", kParts, planes, {{call.input(0), call.input(1), sums.get()}, sizes}, stream);
-    kernels_->launch(kernel_, kSharesOfRows, planes / 3, {{call.input(0), sums.get(), pixels}, sizes}, stream);
+    kernels_->launch(kKernel, kSharesOfRows, planes / 3, {{call.input(0), sums.get(), pixels}, sizes}, stream);
   }
 
  private:
   static constexpr int kParts = 32, kSharesOfRows = 64;  // with 8 frames: four to six blocks a multiprocessor
-  const char* kernel_;
   std::shared_ptr<const Fused> kernels_;
-};
-
-class AdaptColours8Node : public AdaptColoursNode {
- public:
-  AdaptColours8Node(const OrtApi& api, const OrtKernelInfo* info, Element element)
-      : AdaptColoursNode(api, info, element, "adapt_colours") {}
-};
-
-class AdaptColours16Node : public AdaptColoursNode {
- public:
-  AdaptColours16Node(const OrtApi& api, const OrtKernelInfo* info, Element element)
-      : AdaptColoursNode(api, info, element, "adapt_colours16") {}
 };
 
 template <class Kind>
@@ -347,7 +323,7 @@ const std::vector<NodeKind>& node_kinds() {
       {&spec::kLinearGelu, make<LinearNode<Epilogue::kGelu>>, Linear::available},
       {&spec::kLinearAdd, make<LinearNode<Epilogue::kAdd>>, Linear::available},
       {&spec::kNormRotate, make<NormRotateNode>, has_fused},
-      {&spec::kLayerNorm, make<LayerNormNode>, has_fused},
+      {&spec::kLayerNorm, make<NormNode<false>>, has_fused},
       {&spec::kPromptAttention, make<PromptAttentionNode>, has_fused},
       {&spec::kConvolve, make<ConvolveNode<Form::kPlain>>, can_convolve},
       {&spec::kConvolveAdd, make<ConvolveNode<Form::kAdd>>, can_convolve},
@@ -358,9 +334,9 @@ const std::vector<NodeKind>& node_kinds() {
       {&spec::kLastPlanes, make<LastPlanesNode>, has_fused},
       {&spec::kFoldFrames, make<FoldNode<false>>, has_fused},
       {&spec::kFoldPixels, make<FoldNode<true>>, has_fused},
-      {&spec::kNormSilu, make<NormSiluNode>, has_fused},
-      {&spec::kAdaptColours, make<AdaptColours8Node>, has_fused},
-      {&spec::kAdaptColours16, make<AdaptColours16Node>, has_fused},
+      {&spec::kNormSilu, make<NormNode<true>>, has_fused},
+      {&spec::kAdaptColours, make<AdaptColoursNode<kAdapt8>>, has_fused},
+      {&spec::kAdaptColours16, make<AdaptColoursNode<kAdapt16>>, has_fused},
   };
   return kinds;
 }

@@ -7,7 +7,7 @@ import re
 
 from flashvsr_trt.configs.errors import UsageError
 from flashvsr_trt.engines.trt import Flavour
-from flashvsr_trt.plugins_trt.kernels.build import ARCHITECTURES
+from flashvsr_trt.plugins_trt.kernels.catalogue import ARCHITECTURES
 from flashvsr_trt.plugins_trt.kernels.driver import Driver
 
 GENERATIONS = {  # what a user calls them

@@ -7,7 +7,8 @@ import shutil
 import pytest
 
 from flashvsr_trt.plugins_trt.kernels import build as module
-from flashvsr_trt.plugins_trt.kernels.build import CUDA_KERNELS, ELEMENTS, KERNELS, build, find_nvcc
+from flashvsr_trt.plugins_trt.kernels.build import build, find_nvcc
+from flashvsr_trt.plugins_trt.kernels.catalogue import CUDA_KERNELS, ELEMENTS, KERNELS
 
 
 @pytest.fixture(scope="module")

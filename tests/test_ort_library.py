@@ -17,7 +17,7 @@ import pytest
 
 from flashvsr_trt.configs.errors import BackendUnavailable
 from flashvsr_trt.plugins_trt.kernels import build as kernels_build
-from flashvsr_trt.plugins_trt.kernels import library
+from flashvsr_trt.plugins_trt.kernels import catalogue, library
 from flashvsr_trt.plugins_trt.kernels.driver import choose, pick
 
 HERE = Path(__file__).parent
@@ -33,9 +33,9 @@ CASES = ("float16 1 3 6 11 12 11", "bfloat16 3 0 6 11 12 11", "bfloat16 1 2 1 1 
 def index(kernels, architectures=(80, 90)):
     """A folder as kernels.build writes it, whose cubins are texts that the fake driver reads."""
     entries = []
-    for kernel in (*kernels_build.KERNELS, *kernels_build.CUDA_KERNELS):
-        cuda = isinstance(kernel, kernels_build.CudaKernel)
-        for element in kernels_build.ELEMENTS if kernel.typed else ("float32",):
+    for kernel in (*catalogue.KERNELS, *catalogue.CUDA_KERNELS):
+        cuda = isinstance(kernel, catalogue.CudaKernel)
+        for element in catalogue.ELEMENTS if kernel.typed else ("float32",):
             for architecture in sorted({*architectures} & {*getattr(kernel, "architectures", architectures)}):
                 layout = " ".join(":".join(argument) for argument in kernel.arguments).encode()
                 entry = kernels_build._entry(kernel, element, architecture, layout)
@@ -136,7 +136,7 @@ def test_choice_of_kernels(folder):
     assert set(ampere) == fast
     assert hopper["block_sparse_attention"]["implementation"] == "cuda"
     assert ampere["block_sparse_attention"]["implementation"] == "triton"
-    assert set(choose(entries, 90, "float16", ("triton",))) == {kernel.name for kernel in kernels_build.KERNELS}
+    assert set(choose(entries, 90, "float16", ("triton",))) == {kernel.name for kernel in catalogue.KERNELS}
     assert pick(entries, 89) == 80
     with pytest.raises(BackendUnavailable, match=r"7\.5"):
         pick(entries, 75)

@@ -160,6 +160,7 @@ def test_reexport_refuses_what_it_cannot_read_back(seeded_bundle_fp16, tmp_path)
         reexport(seeded_bundle_fp16, tmp_path / "again")
 
 
-def test_drawn_curve_is_the_stored_one():
-    curve = json.loads((DOCS / "demo-curve.json").read_text())["curve"]
-    assert (DOCS / "demo-curve.svg").read_text() == plot.svg(curve)
+@pytest.mark.parametrize("name", ["demo-curve", "demo-curve-continued"])
+def test_drawn_curve_is_the_stored_one(name):
+    curve = json.loads((DOCS / f"{name}.json").read_text())["curve"]
+    assert (DOCS / f"{name}.svg").read_text() == plot.svg(curve)

@@ -6,9 +6,11 @@ machine. One of `--minutes` ends on time on any machine, its learning rate at 0;
 
     ... --minutes 18 --seconds 540, then ... --minutes 18 --seconds 540 --finish
 
-`--tail 15` fine-tunes the end of the decoder alone, for a CPU. The shipped model is the second of
+`--tail 15` fine-tunes the end of the decoder alone, for a CPU. The shipped model was made much like
 
     ... --minutes 20, then ... --out FINE --start build/demo/run/weights.safetensors --tail 15 --rate 1e-4 --minutes 35
+
+(docs/demo-model.md has its history).
 
 Writes into `--out`:
 

@@ -148,7 +148,9 @@ class Crew:
         each = [self._described[worker.name] for worker in self._workers]
         keys = sorted({key for one in each for key in one.identity})
         identity = {key: " and ".join(sorted({one.identity.get(key, "none") for one in each})) for key in keys}
-        return Described(name=each[0].name, identity=identity, sharing=len(each), splits=splits)
+        cards = [one.card for one in each if one.card is not None]
+        smallest = min(cards, key=lambda card: card.tier.budget, default=None)  # what fits there fits all
+        return Described(name=each[0].name, identity=identity, card=smallest, sharing=len(each), splits=splits)
 
     def run(self, tasks: Tasks, cancel: threading.Event, pause: Callable[[], None]) -> None:
         """Hands out tasks until there are none.

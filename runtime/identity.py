@@ -11,6 +11,7 @@ from typing import Any
 
 from flashvsr_trt.configs.errors import UsageError
 from flashvsr_trt.runtime.backends.base import Backend
+from flashvsr_trt.runtime.card import Card
 
 _SAMPLE = 1 << 20  # bytes at the beginning and at the end of a file that are hashed
 
@@ -44,12 +45,14 @@ class Described:
     Attributes:
         name: of the kind of back end.
         identity: all of it that decides bits, by name.
+        card: the GPU that runs are fitted to; None: host memory.
         sharing: processes that share the host's memory.
         splits: several devices work on one video.
     """
 
     name: str
     identity: dict[str, str]
+    card: Card | None = None
     sharing: int = 1
     splits: bool = False
 
@@ -59,7 +62,7 @@ class Described:
         engines = getattr(backend, "engines", None)
         if engines is not None:  # two builds of one network may choose other kernels
             identity["engines"] = engines.digest
-        return cls(name=backend.name, identity=identity, sharing=sharing)
+        return cls(name=backend.name, identity=identity, card=Card.of(backend), sharing=sharing)
 
 
 def program_identity() -> dict[str, Any]:

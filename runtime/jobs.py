@@ -14,6 +14,7 @@ from flashvsr_trt.runtime import estimate, session
 from flashvsr_trt.runtime.bundle import Bundle
 from flashvsr_trt.runtime.identity import Described, program_identity, source_identity
 from flashvsr_trt.runtime.machine import memory as machine_memory
+from flashvsr_trt.runtime.planner import Plan
 from flashvsr_trt.runtime.scenes import Listed, parse_scene_cut
 from flashvsr_trt.runtime.sizes import Size
 from flashvsr_trt.runtime.upscaler import VARIANTS, Options, check_options
@@ -36,7 +37,7 @@ class Job:
             `into_folder` it is the folder that the default name goes to.
         size: of the output.
         options: of the upscaler; its `scale`, `output` and `bits` are set here, from `size` and the output.
-        auto_tile: where `options` name no tiles, take some if the run would not fit into host memory.
+        auto_tile: where `options` name no tiles, take some if the run would not fit into memory.
         video: of the encoder.
         start, end, frames: the part to read, see video.reader.open_source.
         image_rate: frames per second that a folder of images stands for.
@@ -73,6 +74,7 @@ class Planned:
     canvas: Canvas
     memory: estimate.Memory
     processes: int = 1  # that need that memory, each
+    device: Plan | None = None  # of a GPU's memory
     scene_cut: session.SceneCut = None
     segment: int = 0  # frames
     state: int = 0  # bytes stored at the end of a segment
@@ -172,8 +174,10 @@ def _decide(job: Job, bundle: Bundle, source: Source, device: Described) -> Plan
         raise BundleError(f"{bundle.folder} has no graph {post}", todo="export the bundle again")
     if options.reference_count and info.frames is not None and info.frames_exact:
         schedule.reference_frames(info.frames)  # too few frames are told now, not at the end
-    on_host = device.name in estimate.HOST_BACKENDS
-    if job.auto_tile and options.tiling is None and on_host and (host := machine_memory()) is not None:
+    on_host, fitted = device.name in estimate.HOST_BACKENDS, None
+    if device.card is not None:
+        options, fitted = device.card.fit(bundle.manifest, canvas, options, may_tile=job.auto_tile)
+    elif job.auto_tile and options.tiling is None and on_host and (host := machine_memory()) is not None:
         free = host[1] // device.sharing
         tiling = estimate.choose_tiling(bundle.manifest, canvas, options, free, output.encoder)
         options = replace(options, tiling=tiling)
@@ -185,6 +189,7 @@ def _decide(job: Job, bundle: Bundle, source: Source, device: Described) -> Plan
         canvas=canvas,
         memory=estimate.memory(bundle.manifest, canvas, options, output.encoder),
         processes=device.sharing if device.splits else 1,
+        device=fitted,
     )
 
 

@@ -69,6 +69,9 @@ def say_plan(planned: Planned) -> None:
     free = f"; {gib(host[1])} are free" if host else ""
     of = f" in {planned.processes} processes" if planned.processes > 1 else ""
     say("memory", f"about {gib(need)}{of} at any length where the networks run on the CPU{free}")
+    if planned.device is not None:
+        tier = planned.device.work.tier
+        say("", f"of the GPU about {gib(planned.device.peak)} at any length, in tier {tier.name}")
     if host and need > host[1]:
         LOG.warning("this needs %s and only %s are free: it may be stopped or swap", gib(need), gib(host[1]))
     if planned.resumable:

@@ -21,6 +21,12 @@ ENCODERS = (
 )  # fmt: skip
 DECODERS = ("h264", "hevc", "av1", "vp9", "mpeg2video", "mpeg4", "prores", "ffv1", "mjpeg")
 
+BECAUSE = {
+    "tensorrt": "engines of this bundle are there for this GPU",
+    "onnxruntime-cuda": "there are no engines of this bundle for this GPU, and ONNX Runtime drives it",
+    "onnxruntime-cpu": "there is no GPU that this installation drives",
+}
+
 
 @dataclass
 class Findings:
@@ -102,15 +108,15 @@ def examine_run(findings: Findings, named: str | None) -> None:
     """The back end and the bundle that a run would take, tried out."""
     import onnxruntime
 
-    from flashvsr_trt.runtime.backends import open_backend
+    from flashvsr_trt.runtime.backends.choice import open_for
     from flashvsr_trt.runtime.bundle import open_bundle
 
     section = findings.sections["a run would use"] = {
         "providers": ", ".join(onnxruntime.get_available_providers()),
     }
-    backend = open_backend()
+    backend = open_for("auto", bundle=named)
     section["back end"] = f"{backend.name}: {backend.describe()}"
-    section["because"] = "it is the only back end of this version that a run can use"
+    section["because"] = BECAUSE[backend.name]
     where = f"{named} (--bundle or FLASHVSR_TRT_BUNDLE)" if named else "the one in the package (none was named)"
     section["bundle"] = where
     bundle = open_bundle(named, verify="hash")

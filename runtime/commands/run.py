@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from flashvsr_trt.configs.contract import COLOUR_FIXES
 from flashvsr_trt.configs.errors import UsageError
 from flashvsr_trt.configs.schedule import Parameters
 from flashvsr_trt.runtime import console
-from flashvsr_trt.runtime.backends import DEVICES, open_backend
+from flashvsr_trt.runtime.backends import open_backend
+from flashvsr_trt.runtime.backends.base import Backend
+from flashvsr_trt.runtime.backends.choice import DEVICES, open_for
 from flashvsr_trt.runtime.batch import Batch
 from flashvsr_trt.runtime.bundle import Bundle, open_bundle
 from flashvsr_trt.runtime.commands.sections import Command, option
@@ -52,6 +55,8 @@ def _declare(command: Callable[..., Any]) -> Callable[..., Any]:
         option(ENGINE, "-d", "--device", default="auto", metavar="|".join(DEVICES), help="Where to run it [auto]."),
         option(ENGINE, "--devices", metavar="LIST", help="Several at once: GPU numbers, or cpu; e.g. 0,1. They share "
                "the inputs, or one video at its scene cuts."),
+        option(ENGINE, "--tier", metavar="GB|FILE", help="Engines of this tier [the largest that fits the GPU]."),
+        option(ENGINE, "--cuda-graphs", is_flag=True, help="Replay each engine as a whole, where TensorRT offers it."),
         option(ENGINE, "--threads", type=click.IntRange(1), help="CPU threads of the networks."),
         option(ENGINE, "--sparse-ratio", type=float, default=2.0, help="Attention kept [2.0]; 1.5 is faster."),
         option(ENGINE, "--kv-ratio", type=float, default=3.0, help="Past slabs kept [3]."),
@@ -139,7 +144,7 @@ def run_checked(flags: dict[str, Any], events: JsonLines | None, command: list[s
         device = (
             stack.enter_context(open_crew(flags))
             if flags["devices"]
-            else open_backend(flags["device"], threads=flags["threads"])
+            else opener(flags)(flags["device"], threads=flags["threads"])
         )
         say_bundle(bundle, device, packaged=flags["bundle"] is None)
         batch = Batch(
@@ -157,10 +162,16 @@ def run_checked(flags: dict[str, Any], events: JsonLines | None, command: list[s
                 write_report(flags["report"], batch.reports)
 
 
+def opener(flags: dict[str, Any]) -> Callable[..., Backend]:
+    """Opens a device for what the flags ask for: (device, threads=...)."""
+    names = ("bundle", "variant", "tier", "cuda_graphs")
+    return partial(open_for, **{name: flags[name] for name in names})
+
+
 def open_crew(flags: dict[str, Any]) -> Crew:
     """The worker processes of --devices."""
     devices = parse_devices(flags["devices"])
-    return Crew(devices, open_backend, device=flags["device"], threads=flags["threads"], bundle=flags["bundle"])
+    return Crew(devices, opener(flags), device=flags["device"], threads=flags["threads"], bundle=flags["bundle"])
 
 
 def check_flags(flags: dict[str, Any]) -> None:

@@ -163,6 +163,23 @@ except ValueError:
     assert out == "refused\n"
 
 
+def test_one_back_end_has_the_arena(run):
+    """Two streams would write over what the other has freed and not read yet."""
+    body = """
+def entry(cuda):
+    options = cuda._session_options(module.Path("x/dit.onnx"))
+    return options.get_session_config_entry("session.use_env_allocators")
+
+first = module.OrtCuda()
+second = module.OrtCuda()
+print(entry(first), entry(second))
+del first
+print(entry(module.OrtCuda()))
+"""
+    out, _ = run(body)
+    assert out == "1 0\n1\n"
+
+
 def test_no_memory(run):
     body = """
 from flashvsr_trt.configs.errors import OutOfMemory

@@ -73,7 +73,7 @@ def test_cuda_gives_the_cpus_bytes(build, full_bundle, variables, variant):
 
 def test_provider_gets_the_python_runtimes_options(build, seeded_bundle, variables, monkeypatch):
     python = object.__new__(OrtCuda)  # needs no GPU for this
-    python.library = None
+    python.library, python.has_arena = None, True
     session = python._session_options(seeded_bundle / "dit.onnx")
     arena: dict[str, object] = {}
     monkeypatch.setattr(

@@ -11,6 +11,7 @@ import functools
 import io
 import logging
 import time
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -41,6 +42,8 @@ _OPTIONS = {
     "arena_extend_strategy": "kSameAsRequested",  # the other doubles the memory that a large step asks for
 }
 _AS_REQUESTED = 1  # the same, as the shared arena wants it
+# Who has the shared arena of a GPU: only one, for what one stream has freed another could write over before it is read.
+_HOLDERS: dict[int, weakref.ref[OrtCuda]] = {}
 
 
 class OrtCuda(CudaBackend):
@@ -68,6 +71,14 @@ class OrtCuda(CudaBackend):
         with contextlib.redirect_stdout(io.StringIO()):  # what it does not find may still be on the loader's path
             ort.preload_dlls()
         share_arena(index)
+        holder = _HOLDERS.get(index)
+        self.has_arena = holder is None or holder() is None
+        if self.has_arena:
+            _HOLDERS[index] = weakref.ref(self)
+        else:
+            LOG.info(
+                "another back end of this process has the arena of GPU %d: each graph of this one has its own", index
+            )
         self.library = usable_library(library or ort_library(), self.device.capability)
 
     def load(self, path: Path, graph: Graph) -> StepGraph:
@@ -99,7 +110,7 @@ class OrtCuda(CudaBackend):
         options = ort.SessionOptions()
         options.log_severity_level = FATAL_ONLY
         options.enable_mem_pattern = False  # one block for all of a graph's tensors would not be shared
-        options.add_session_config_entry("session.use_env_allocators", "1")
+        options.add_session_config_entry("session.use_env_allocators", str(int(self.has_arena)))
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         bundled = (path.parent / manifests.FILE_NAME).is_file()  # the product that measures the GPU is not
         if self.library is not None and bundled and manifests.load(path.parent).precision != "fp32":

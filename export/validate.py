@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
+import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from flashvsr_trt.configs.contract import Graph, Tensor, evaluate_shape
@@ -121,7 +122,7 @@ def _random(tensor: Tensor, precision: str, symbols: dict[str, int], generator: 
 @torch.no_grad()
 def _error(step: Step, session: ort.InferenceSession, precision: str, symbols: dict[str, int], seed: int) -> float:
     inputs = random_inputs(step.graph, precision, symbols, seed)
-    with _WideConvolutions():
+    with _WideSums():
         wanted = step.module(*inputs)
     feed = {tensor.name: value.numpy() for tensor, value in zip(step.graph.inputs, inputs, strict=True)}
     names = [tensor.name for tensor in step.graph.outputs]
@@ -130,12 +131,15 @@ def _error(step: Step, session: ort.InferenceSession, precision: str, symbols: d
     return max(_distance(a, b.numpy()) for a, b in zip(got, wanted, strict=True))
 
 
-class _WideConvolutions(TorchFunctionMode):
-    """16-bit convolutions in fp32, rounded to 16 bits: torch has no fast ones of 16 bits on CPUs."""
+_WIDE = (F.linear, torch.conv2d, torch.conv3d, torch.matmul, torch.Tensor.matmul, F.scaled_dot_product_attention)
+
+
+class _WideSums(TorchFunctionMode):
+    """Sums of 16-bit products in fp32, rounded to 16 bits: of its own 16-bit ones on CPUs torch has only slow forms."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func not in (torch.conv2d, torch.conv3d):
+        if func not in _WIDE:
             return func(*args, **kwargs)
         wide = (value.float() if isinstance(value, torch.Tensor) else value for value in args)
         return func(*wide, **kwargs).to(args[0].dtype)

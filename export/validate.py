@@ -46,8 +46,9 @@ TOLERANCES = {
     ("vae_decoder", "fp32"): Tolerance(1e-4, f"{_ORDER}, over 37 convolutions"),
     ("lq_proj_first", "fp16"): Tolerance(5e-3, _ROUND),
     ("lq_proj", "fp16"): Tolerance(5e-3, _ROUND),
-    ("dit_first", "fp16"): Tolerance(3e-2, f"{_ROUND}; a block of a tied score may flip"),
-    ("dit", "fp16"): Tolerance(3e-2, f"{_ROUND}; a block of a tied score may flip"),
+    # Grows by about 1e-3 a layer: 3.3e-2 for the 30 of the real size. A wrong graph is off by 1 and more.
+    ("dit_first", "fp16"): Tolerance(6e-2, f"{_ROUND}; a block of a tied score may flip"),
+    ("dit", "fp16"): Tolerance(6e-2, f"{_ROUND}; a block of a tied score may flip"),
     ("tc_decoder", "fp16"): Tolerance(3e-2, _ROUND),
     ("vae_decoder_first", "fp16"): Tolerance(5e-2, _ROUND),
     ("vae_decoder", "fp16"): Tolerance(5e-2, _ROUND),

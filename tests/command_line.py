@@ -21,8 +21,8 @@ def home(tmp_path, monkeypatch, networks):
     """A folder of its own for a test, with a stand-in bundle in the environment."""
     monkeypatch.setattr(upscaler, "Networks", networks)
     monkeypatch.setattr(limits, "matrix_rate", lambda backend, dtype: 1e12)
-    for module in (run_module, bench_module):
-        monkeypatch.setattr(module, "open_backend", lambda *args, **settings: NoBackend())
+    for module, name in ((run_module, "open_for"), (bench_module, "open_backend")):
+        monkeypatch.setattr(module, name, lambda *args, **settings: NoBackend())
     bundle(tmp_path / "bundle")
     work = tmp_path / "work"
     work.mkdir()

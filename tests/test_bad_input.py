@@ -25,7 +25,7 @@ INTRA = Clip("mjpeg", "yuvj420p", options={"qmin": "1", "qmax": "2"}, audio="pcm
 @pytest.fixture(autouse=True)
 def _home(tmp_path, monkeypatch):
     monkeypatch.setattr(upscaler, "Networks", Remembering)
-    monkeypatch.setattr(run_module, "open_backend", lambda *args, **settings: NoBackend())
+    monkeypatch.setattr(run_module, "open_for", lambda *args, **settings: NoBackend())
     bundle(tmp_path / "bundle")
     work = tmp_path / "work"
     work.mkdir()

@@ -14,7 +14,7 @@ from stand_in import StandIn, bundle
 
 from flashvsr_trt.configs import manifest as manifests
 from flashvsr_trt.configs.errors import OutOfMemory
-from flashvsr_trt.runtime.backends import open_backend
+from flashvsr_trt.runtime.backends.choice import open_for
 from flashvsr_trt.runtime.cli import cli
 from flashvsr_trt.runtime.commands import run as run_module
 from flashvsr_trt.runtime.video import segments as segments_module
@@ -139,7 +139,7 @@ def test_a_flag_that_cannot_be_honoured_stops_before_work(flags, code, says):
 
 def test_a_device_without_back_end_is_4(monkeypatch):
     clip(count=2)
-    monkeypatch.setattr(run_module, "open_backend", open_backend)
+    monkeypatch.setattr(run_module, "open_for", open_for)
     result = call("run", "in.mp4", "--device", "tpu")
     assert (result.code, "tpu" in result.err) == (4, True)
 

@@ -40,7 +40,7 @@ RUN = ["run", "in.mkv", *FLAGS, "-o"]
 def _home(tmp_path, monkeypatch):
     monkeypatch.setattr(upscaler, "Networks", worker_faults.Faulty)
     monkeypatch.setattr(worker_faults.Faulty, "streams", 0)
-    monkeypatch.setattr(run_module, "open_backend", worker_faults.open_backend)
+    monkeypatch.setattr(run_module, "open_for", worker_faults.open_backend)
     monkeypatch.delenv(worker_faults.VARIABLE, raising=False)
     bundle(tmp_path / "bundle")
     work = tmp_path / "work"
@@ -292,7 +292,7 @@ def test_devices_on_the_command_line(monkeypatch):
 
 def test_a_gpu_that_is_not_there_is_4(monkeypatch):
     clip()
-    monkeypatch.setattr(run_module, "open_backend", worker_faults.open_processor)
+    monkeypatch.setattr(run_module, "open_for", worker_faults.open_processor)
     result = upscale("out.mp4", "--devices", "cpu,0")
     assert (result.exit_code, "names GPU 0" in result.stderr) == (4, True), result.stderr
     assert left() == ["in.mkv"]

@@ -110,7 +110,7 @@ def test_engines_are_part_of_what_decides_the_bits():
     class OnEngines(NoBackend):
         def __init__(self, digest):
             super().__init__()
-            self.engines = SimpleNamespace(digest=digest)
+            self.engines, self.tier = SimpleNamespace(digest=digest), None
 
     one, other = (Described.of(OnEngines(digest)).identity for digest in ("aa", "bb"))
     assert one["back end"] == other["back end"] == "stand-in"

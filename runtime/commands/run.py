@@ -17,7 +17,6 @@ from flashvsr_trt.configs.contract import COLOUR_FIXES
 from flashvsr_trt.configs.errors import UsageError
 from flashvsr_trt.configs.schedule import Parameters
 from flashvsr_trt.runtime import console
-from flashvsr_trt.runtime.backends import open_backend
 from flashvsr_trt.runtime.backends.base import Backend
 from flashvsr_trt.runtime.backends.choice import DEVICES, open_for
 from flashvsr_trt.runtime.batch import Batch
@@ -194,7 +193,7 @@ def check_flags(flags: dict[str, Any]) -> None:
     if flags["as_json"] and flags["output"] == "-":
         raise UsageError("--json and -o - both write to stdout", todo="give -o a file, or drop --json")
     if flags["device"] not in DEVICES:
-        open_backend(flags["device"])  # says what there is
+        open_for(flags["device"])  # says what there is
 
 
 def upscaler_options(flags: dict[str, Any], bundle: Bundle) -> Options:

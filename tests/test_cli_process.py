@@ -63,6 +63,17 @@ def is_there(group):
     return True
 
 
+def assert_taken_up():
+    """out.mkv, stopped and gone on with, has the frames and times of whole.mkv, and nothing else is left."""
+    FAULTS["runs stopped by signals and taken up"] += 1
+    FAULTS["frames lost"] += len(frames_of(Path("whole.mkv"))) - len(frames_of(Path("out.mkv")))
+    pairs = zip(frames_of(Path("out.mkv")), frames_of(Path("whole.mkv")), strict=True)
+    assert all(
+        a.pts == b.pts and np.array_equal(a.to_ndarray(format="rgb24"), b.to_ndarray(format="rgb24")) for a, b in pairs
+    )
+    assert left() == ["in.mp4", "out.mkv", "whole.mkv"]
+
+
 def left():
     return sorted(path.name for path in Path.cwd().iterdir())
 
@@ -121,13 +132,7 @@ def test_a_stopped_run_is_taken_up(signals):
     assert (code, "run in.mp4 --lossless -s 2 --segment 0.8 -o out.mkv --resume" in err) == (130, True), err
     code, _, err = finish(start(*flags, "-o", "out.mkv", "--resume"))
     assert (code, "going on at frame" in err) == (0, True), err
-    FAULTS["runs stopped by signals and taken up"] += 1
-    FAULTS["frames lost"] += len(frames_of(Path("whole.mkv"))) - len(frames_of(Path("out.mkv")))
-    pairs = zip(frames_of(Path("out.mkv")), frames_of(Path("whole.mkv")), strict=True)
-    assert all(
-        a.pts == b.pts and np.array_equal(a.to_ndarray(format="rgb24"), b.to_ndarray(format="rgb24")) for a, b in pairs
-    )
-    assert left() == ["in.mp4", "out.mkv", "whole.mkv"]
+    assert_taken_up()
 
 
 @pytest.mark.parametrize("signals", [1, 2])
@@ -152,13 +157,7 @@ def test_a_stopped_run_on_two_devices_is_taken_up(signals):
         time.sleep(0.05)
     code, _, err = finish(start(*flags, "-o", "out.mkv", "--devices", "cpu,cpu", "--threads", 2, "--resume"))
     assert (code, "going on at frame" in err) == (0, True), err
-    FAULTS["runs stopped by signals and taken up"] += 1
-    FAULTS["frames lost"] += len(frames_of(Path("whole.mkv"))) - len(frames_of(Path("out.mkv")))
-    pairs = zip(frames_of(Path("out.mkv")), frames_of(Path("whole.mkv")), strict=True)
-    assert all(
-        a.pts == b.pts and np.array_equal(a.to_ndarray(format="rgb24"), b.to_ndarray(format="rgb24")) for a, b in pairs
-    )
-    assert left() == ["in.mp4", "out.mkv", "whole.mkv"]
+    assert_taken_up()
 
 
 def test_keys_pause_go_on_and_stop():

@@ -96,7 +96,7 @@ class CudaBackend(Backend):
     def begin(self, buffers: Iterable[Buffer]) -> Event:
         """Before work on these buffers is enqueued on the main stream: it starts when their copies are done."""
         self.device.enter()
-        for memory in {id(memory): memory for memory in map(_memory, buffers)}.values():
+        for memory in map(_memory, buffers):
             if memory.copied is not None:
                 self.device.after(memory.copied, self.device.stream)
                 memory.copied = None

@@ -12,7 +12,7 @@ int main(int, char** arguments) {
   const flashvsr::Problem problem{number(2), number(3), number(4), number(5), number(6), number(7)};
   const auto element = std::strcmp(arguments[1], "float16") ? flashvsr::Element::kBFloat16 : flashvsr::Element::kFloat16;
   try {
-    const auto attention = flashvsr::Attention::shared(0, element);
+    const auto attention = flashvsr::shared_kernels<flashvsr::Attention>(0, element);
     const flashvsr::Tensors tensors{at(0x1000), at(0x2000), at(0x3000), at(0x4000), at(0x5000), at(0x6000), at(0x7000),
                                     at(0x8000)};
     attention->enqueue(problem, tensors, at(0x100000), reinterpret_cast<CUstream>(std::uintptr_t{7}));

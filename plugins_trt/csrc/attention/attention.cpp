@@ -4,8 +4,6 @@
 #include <array>
 #include <cstring>
 #include <iterator>
-#include <map>
-#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -20,7 +18,6 @@ namespace {
 constexpr std::size_t kAlign = 256;
 constexpr int kMeansBlock = 128;  // channels of one block of window_means
 constexpr int kScoresGroup = 8;   // query windows of one block of group_scores, see csrc/kernels/selection.cu
-constexpr int kDefaultShared = 48 * 1024;
 constexpr int kMaxArguments = 32;
 
 enum Value {
@@ -146,38 +143,13 @@ std::size_t workspace_bytes(const Problem& problem) {
 
 bool can_serve(int compute_capability) { return embedded_architecture(compute_capability) != 0; }
 
-Attention::Attention(int device, Element element) : context_(device), element_(element) {
+Attention::Attention(int device, Element element) : context_(device), element_(element), modules_(context_) {
   multiprocessors_ = context_.attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
   const Context::Current current(context_);
-  try {
-    load();
-  } catch (...) {
-    for (CUmodule module : modules_) Driver::get().module_unload(module);
-    throw;
-  }
-}
-
-Attention::~Attention() {
-  const Driver& driver = Driver::get();
-  try {
-    const Context::Current current(context_);
-    for (CUmodule module : modules_) driver.module_unload(module);
-  } catch (const std::exception&) {  // the driver is already gone with the process, and the modules with it
-  }
-}
-
-std::shared_ptr<const Attention> Attention::shared(int device, Element element) {
-  static std::mutex mutex;
-  static std::map<std::pair<int, Element>, std::weak_ptr<const Attention>> loaded;
-  const std::lock_guard<std::mutex> lock(mutex);
-  auto& place = loaded[{device, element}];
-  auto attention = place.lock();
-  if (attention == nullptr) place = attention = std::make_shared<const Attention>(device, element);
-  return attention;
+  load();
 }
 
 void Attention::load() {
-  const Driver& driver = Driver::get();
   const int capability = context_.compute_capability(), architecture = embedded_architecture(capability);
   if (architecture == 0) {
     throw std::runtime_error("no embedded kernel fits a GPU of compute capability " + std::to_string(capability / 10) +
@@ -198,15 +170,7 @@ void Attention::load() {
     if (kernel.arguments.size() + kernel.scratch_pointers > kMaxArguments) {
       throw std::runtime_error("an embedded kernel has too many arguments");
     }
-    CUmodule module = nullptr;
-    driver.check(driver.module_load(&module, entry.cubin), "cuModuleLoadData");
-    modules_.push_back(module);
-    driver.check(driver.module_function(&kernel.function, module, entry.symbol), "cuModuleGetFunction");
-    if (entry.shared_bytes > kDefaultShared) {
-      driver.check(driver.function_attribute(kernel.function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
-                                             entry.shared_bytes),
-                   "cuFuncSetAttribute");
-    }
+    kernel.function = modules_.load(entry.cubin, entry.symbol, entry.shared_bytes);
     kernels_.push_back(std::move(kernel));
   }
   std::sort(kernels_.begin(), kernels_.end(), [](const Kernel& a, const Kernel& b) { return a.stage < b.stage; });

@@ -3,7 +3,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <mutex>
+#include <utility>
 #include <vector>
 
 #include "driver.hpp"
@@ -11,6 +14,18 @@
 namespace flashvsr {
 
 enum class Element { kFloat16, kBFloat16 };
+
+// The kernels of that kind for a device and element type: one object for all callers of the process.
+template <class Kernels>
+std::shared_ptr<const Kernels> shared_kernels(int device, Element element) {
+  static std::mutex mutex;
+  static std::map<std::pair<int, Element>, std::weak_ptr<const Kernels>> loaded;
+  const std::lock_guard<std::mutex> lock(mutex);
+  auto& place = loaded[{device, element}];
+  auto kernels = place.lock();
+  if (kernels == nullptr) place = kernels = std::make_shared<const Kernels>(device, element);
+  return kernels;
+}
 
 // Sizes of one call: query slabs, cached slabs, windows of a slab as rows x columns, heads, local range.
 struct Problem {
@@ -59,12 +74,8 @@ bool can_serve(int compute_capability);
 class Attention {
  public:
   Attention(int device, Element element);
-  ~Attention();
   Attention(const Attention&) = delete;
   Attention& operator=(const Attention&) = delete;
-
-  // One for all callers of the process.
-  static std::shared_ptr<const Attention> shared(int device, Element element);
 
   // Launches selection and attention on `stream`, in the device's primary context. Allocates nothing.
   void enqueue(const Problem& problem, const Tensors& tensors, void* workspace, CUstream stream) const;
@@ -91,7 +102,7 @@ class Attention {
   Context context_;
   Element element_;
   int multiprocessors_ = 0;
-  std::vector<CUmodule> modules_;
+  Modules modules_;
   std::vector<Kernel> kernels_;  // in launch order
 };
 

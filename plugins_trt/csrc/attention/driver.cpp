@@ -8,6 +8,8 @@ namespace flashvsr {
 
 namespace {
 
+constexpr int kDefaultShared = 48 * 1024;  // more must be asked for
+
 template <class Function>
 void bind(void* library, const char* name, Function& function, bool needed = true) {
   function = reinterpret_cast<Function>(dlsym(library, name));
@@ -81,6 +83,28 @@ Context::Current::Current(const Context& context) {
 Context::Current::~Current() {
   CUcontext popped = nullptr;
   Driver::get().context_pop(&popped);
+}
+
+Modules::~Modules() {
+  try {
+    const Context::Current current(context_);
+    for (CUmodule module : modules_) Driver::get().module_unload(module);
+  } catch (const std::exception&) {  // the driver is already gone with the process, and the modules with it
+  }
+}
+
+CUfunction Modules::load(const void* cubin, const char* symbol, int shared_bytes) {
+  const Driver& driver = Driver::get();
+  CUmodule module = nullptr;
+  driver.check(driver.module_load(&module, cubin), "cuModuleLoadData");
+  modules_.push_back(module);
+  CUfunction function = nullptr;
+  driver.check(driver.module_function(&function, module, symbol), "cuModuleGetFunction");
+  if (shared_bytes > kDefaultShared) {
+    driver.check(driver.function_attribute(function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared_bytes),
+                 "cuFuncSetAttribute");
+  }
+  return function;
 }
 
 }  // namespace flashvsr

@@ -4,6 +4,7 @@
 #include <cuda.h>
 
 #include <string>
+#include <vector>
 
 namespace flashvsr {
 
@@ -54,6 +55,22 @@ class Context {
  private:
   CUdevice device_{};
   CUcontext context_{};
+};
+
+// Kernels of a context, given back together.
+class Modules {
+ public:
+  explicit Modules(const Context& context) : context_(context) {}
+  ~Modules();
+  Modules(const Modules&) = delete;
+  Modules& operator=(const Modules&) = delete;
+
+  // The function of a cubin, allowed so much dynamic shared memory. The context is the calling thread's.
+  CUfunction load(const void* cubin, const char* symbol, int shared_bytes);
+
+ private:
+  const Context& context_;
+  std::vector<CUmodule> modules_;
 };
 
 }  // namespace flashvsr

@@ -2,19 +2,11 @@
 
 #include <algorithm>
 #include <cstring>
-#include <mutex>
 #include <stdexcept>
-#include <utility>
 
 #include "embedded.hpp"
 
 namespace flashvsr {
-
-namespace {
-
-constexpr int kDefaultShared = 48 * 1024;
-
-}  // namespace
 
 bool is_embedded(const char* name) {
   return std::any_of(kEmbeddedKernels, kEmbeddedKernels + kEmbeddedKernelCount,
@@ -28,8 +20,9 @@ bool is_embedded(const char* name, int architecture) {
 }
 
 Fused::Fused(int device, Element element)
-    : context_(device), multiprocessors_(context_.attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)) {
-  const Driver& driver = Driver::get();
+    : context_(device),
+      multiprocessors_(context_.attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)),
+      modules_(context_) {
   const Context::Current current(context_);
   const int architecture = embedded_architecture(context_.compute_capability());
   const char* wanted = element == Element::kFloat16 ? "float16" : "bfloat16";
@@ -43,35 +36,9 @@ Fused::Fused(int device, Element element)
       const char kind = entry.arguments[a].kind[0];
       ++(kind == '*' ? kernel.pointers : kind == 'm' ? kernel.maps : kernel.integers);
     }
-    CUmodule module = nullptr;
-    driver.check(driver.module_load(&module, entry.cubin), "cuModuleLoadData");
-    modules_.push_back(module);
-    driver.check(driver.module_function(&kernel.function, module, entry.symbol), "cuModuleGetFunction");
-    if (entry.shared_bytes > kDefaultShared) {
-      driver.check(driver.function_attribute(kernel.function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
-                                             entry.shared_bytes),
-                   "cuFuncSetAttribute");
-    }
+    kernel.function = modules_.load(entry.cubin, entry.symbol, entry.shared_bytes);
     kernels_.emplace(entry.name, kernel);
   }
-}
-
-Fused::~Fused() {
-  try {
-    const Context::Current current(context_);
-    for (CUmodule module : modules_) Driver::get().module_unload(module);
-  } catch (const std::exception&) {  // the driver is already gone with the process, and the modules with it
-  }
-}
-
-std::shared_ptr<const Fused> Fused::shared(int device, Element element) {
-  static std::mutex mutex;
-  static std::map<std::pair<int, Element>, std::weak_ptr<const Fused>> loaded;
-  const std::lock_guard<std::mutex> lock(mutex);
-  auto& place = loaded[{device, element}];
-  auto fused = place.lock();
-  if (fused == nullptr) place = fused = std::make_shared<const Fused>(device, element);
-  return fused;
 }
 
 const Fused::Kernel& Fused::kernel(const std::string& name) const {

@@ -28,12 +28,8 @@ bool is_embedded(const char* name, int architecture);
 class Fused {
  public:
   Fused(int device, Element element);
-  ~Fused();
   Fused(const Fused&) = delete;
   Fused& operator=(const Fused&) = delete;
-
-  // One for all callers of the process.
-  static std::shared_ptr<const Fused> shared(int device, Element element);
 
   // Whether there is such a kernel for this device.
   bool has(const std::string& name) const { return kernels_.count(name) != 0; }
@@ -54,7 +50,7 @@ class Fused {
 
   Context context_;
   unsigned multiprocessors_;
-  std::vector<CUmodule> modules_;
+  Modules modules_;
   std::map<std::string, Kernel> kernels_;
 };
 

@@ -30,7 +30,7 @@ class AttentionNode : public Node {
       : Node(api, info),
         heads_(attribute(info, "heads")),
         local_range_(attribute(info, "local_range")),
-        attention_(Attention::shared(device(), element)) {}
+        attention_(shared_kernels<Attention>(device(), element)) {}
 
   void compute(const Call& call) override {
     const Shape q = call.shape(0), ring = call.shape(3), slabs = call.shape(5);
@@ -80,7 +80,7 @@ class LinearNode : public Node {
 class NormRotateNode : public Node {
  public:
   NormRotateNode(const OrtApi& api, const OrtKernelInfo* info, Element element)
-      : Node(api, info), kernels_(Fused::shared(device(), element)) {}
+      : Node(api, info), kernels_(shared_kernels<Fused>(device(), element)) {}
 
   void compute(const Call& call) override {
     Shape shape = call.shape(0);
@@ -106,7 +106,7 @@ template <bool kSilu>
 class NormNode : public Node {
  public:
   NormNode(const OrtApi& api, const OrtKernelInfo* info, Element element)
-      : Node(api, info), kernels_(Fused::shared(device(), element)) {}
+      : Node(api, info), kernels_(shared_kernels<Fused>(device(), element)) {}
 
   void compute(const Call& call) override {
     const Shape x = call.shape(0);
@@ -129,8 +129,8 @@ class PromptAttentionNode : public Node {
   PromptAttentionNode(const OrtApi& api, const OrtKernelInfo* info, Element element)
       : Node(api, info),
         heads_(attribute(info, "heads")),
-        attention_(Attention::shared(device(), element)),
-        kernels_(Fused::shared(device(), element)) {}
+        attention_(shared_kernels<Attention>(device(), element)),
+        kernels_(shared_kernels<Fused>(device(), element)) {}
 
   void compute(const Call& call) override {
     const Shape q = call.shape(0), k = call.shape(2);
@@ -175,7 +175,7 @@ class ConvolveNode : public Node {
       : Node(api, info),
         growth_(kUps ? attribute(info, "growth") : 1),
         element_(element),
-        kernels_(Fused::shared(device(), element)) {}
+        kernels_(shared_kernels<Fused>(device(), element)) {}
 
   void compute(const Call& call) override {
     const Shape x = call.shape(0), weight = call.shape(1);
@@ -206,7 +206,7 @@ class ConvolveNode : public Node {
 class ConvolveColoursNode : public Node {
  public:
   ConvolveColoursNode(const OrtApi& api, const OrtKernelInfo* info, Element element)
-      : Node(api, info), kernels_(Fused::shared(device(), element)) {}
+      : Node(api, info), kernels_(shared_kernels<Fused>(device(), element)) {}
 
   void compute(const Call& call) override {
     const Shape x = call.shape(0), weight = call.shape(1);
@@ -227,7 +227,7 @@ class ConvolveColoursNode : public Node {
 class LastPlanesNode : public Node {
  public:
   LastPlanesNode(const OrtApi& api, const OrtKernelInfo* info, Element element)
-      : Node(api, info), kernels_(Fused::shared(device(), element)) {}
+      : Node(api, info), kernels_(shared_kernels<Fused>(device(), element)) {}
 
   void compute(const Call& call) override {
     const Shape x = call.shape(0);
@@ -250,7 +250,7 @@ template <bool kPixels>
 class FoldNode : public Node {
  public:
   FoldNode(const OrtApi& api, const OrtKernelInfo* info, Element element)
-      : Node(api, info), kernels_(Fused::shared(device(), element)) {}
+      : Node(api, info), kernels_(shared_kernels<Fused>(device(), element)) {}
 
   void compute(const Call& call) override {
     const Shape x = call.shape(0), past = call.shape(1);
@@ -277,7 +277,7 @@ template <const char* kKernel>
 class AdaptColoursNode : public Node {
  public:
   AdaptColoursNode(const OrtApi& api, const OrtKernelInfo* info, Element element)
-      : Node(api, info), kernels_(Fused::shared(device(), element)) {}
+      : Node(api, info), kernels_(shared_kernels<Fused>(device(), element)) {}
 
   void compute(const Call& call) override {
     const Shape frames = call.shape(0), lq = call.shape(1);

@@ -162,7 +162,7 @@ class Plugin final : public trt::IPluginV3,
       problem_ = problem_of(in[kQ].dims, in[kKCache].dims, in[kSlabs].dims, attributes_);
       const bool half = in[kQ].type == trt::DataType::kHALF;
       const auto element = half ? flashvsr::Element::kFloat16 : flashvsr::Element::kBFloat16;
-      attention_ = flashvsr::Attention::shared(current_device(), element);
+      attention_ = flashvsr::shared_kernels<flashvsr::Attention>(current_device(), element);
     });
   }
 

@@ -14,7 +14,7 @@
 
 namespace flashvsr {
 
-// What a kernel is given: pointers, then 32-bit integers, in the order of plugins_trt/kernels/build.py.
+// What a kernel is given: pointers, then 32-bit integers, in the order of plugins_trt/kernels/catalogue.py.
 struct Arguments {
   std::vector<const void*> pointers;
   std::vector<std::int32_t> integers;

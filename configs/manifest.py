@@ -17,8 +17,9 @@ from flashvsr_trt.configs.errors import BundleError
 
 SCHEMA = 1
 FILE_NAME = "manifest.json"
-PRECISIONS = ("fp32", "fp16", "bf16")
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # what "f" of the contract stands for
+# What "f" of the contract stands for. In fp8 the DiT's matrix products have 8 bits, what crosses a graph's border 16.
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp8": "float16"}
+PRECISIONS = tuple(DTYPES)
 VERSIONS = ("v1", "v1.1")
 
 
@@ -37,7 +38,7 @@ class Manifest:
     model: str  # e.g. "flashvsr", "demo", "seeded"
     about: str  # one line for the user: what these weights are
     model_version: str  # v1 or v1.1
-    precision: str  # fp32, fp16 or bf16: type of graphs, state and latents
+    precision: str  # fp32, fp16, bf16 or fp8: DTYPES
     local_range: int  # baked into the attention nodes
     op_abi: int
     sizes: Sizes

@@ -86,6 +86,12 @@ def check_targets(targets: tuple[str, ...], *, precision: str, weights: str) -> 
     Raises:
         UsageError: with the reason.
     """
+    if precision == "fp8":
+        raise UsageError(
+            "the bundle is one of FP8 products, which ONNX Runtime on CUDA takes",
+            expected="a bundle of fp16 or bf16",
+            todo="give the bundle that it was made of; a tier such as 8-fp8 stores its weights in FP8",
+        )
     for target in targets:
         generation = target.partition("-")[0]
         number = int(generation[2:])

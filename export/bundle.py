@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import onnx_ir as ir
 import torch
-from filelock import FileLock, Timeout
 from torch import nn
 
 from flashvsr_trt.configs import manifest as manifests
 from flashvsr_trt.configs.contract import BITS, COLOUR_FIXES, Graph, Sizes, graphs
-from flashvsr_trt.configs.errors import BundleError, OutputExists, UsageError, WriteError
+from flashvsr_trt.configs.errors import UsageError
 from flashvsr_trt.configs.manifest import DTYPES, File, Manifest, sha256_of
 from flashvsr_trt.export import fused_decoder, fused_lq
 from flashvsr_trt.export.colour import Post
 from flashvsr_trt.export.dit import Dit
-from flashvsr_trt.export.external import INLINE_BYTES, WeightFiles
+from flashvsr_trt.export.external import INLINE_BYTES, WeightFiles, write_graph
+from flashvsr_trt.export.folder import new_folder
 from flashvsr_trt.export.fused import FUSED, PLAIN
 from flashvsr_trt.export.fused_colour import FusedAdain
 from flashvsr_trt.export.fused_decoder import FusedTcDecoder
@@ -36,7 +32,7 @@ from flashvsr_trt.export.weights import Weights
 from flashvsr_trt.plugins_trt.spec import ABI
 
 Report = Callable[[str], None]
-LOCK_NAME = ".lock"
+PRECISIONS = tuple(name for name in manifests.PRECISIONS if name != "fp8")  # that one is made of fp16: export.float8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +51,8 @@ class Options:
     sources: dict[str, str] = field(default_factory=dict)  # weight file name -> SHA-256
 
     def __post_init__(self) -> None:
-        if self.precision not in manifests.PRECISIONS:
-            raise UsageError(f"precision {self.precision}", expected=" or ".join(manifests.PRECISIONS))
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"precision {self.precision}", expected=" or ".join(PRECISIONS))
         if self.storage not in (None, "fp16") or (self.storage and self.precision != "fp32"):
             raise UsageError(
                 f"storage {self.storage} with precision {self.precision}",
@@ -129,8 +125,7 @@ def write_bundle(
         WriteError: the disk is full or refuses.
         FlashVSRError: a graph does not compute what its module computes.
     """
-    out = Path(os.path.abspath(out))
-    with _folder(out, overwrite=overwrite) as part:
+    with new_folder(out, overwrite=overwrite) as part:
         files = WeightFiles(part, storage=options.storage)
         for network in content.networks:
             for step in network:
@@ -216,10 +211,7 @@ def _write(step: Step, folder: Path, files: WeightFiles, options: Options) -> No
         }
     )
     files.externalize(model, step.file)
-    with open(folder / f"{step.graph.name}.onnx", "wb") as file:
-        file.write(ir.serde.serialize_model(model).SerializeToString(deterministic=True))
-        file.flush()
-        os.fsync(file.fileno())
+    write_graph(model, folder / f"{step.graph.name}.onnx")
 
 
 def _checked(step: Step, folder: Path, options: Options) -> str:
@@ -228,8 +220,13 @@ def _checked(step: Step, folder: Path, options: Options) -> str:
     return str(validate(step, folder / f"{step.graph.name}.onnx", options.precision))
 
 
-def _manifest(content: Content, options: Options, folder: Path) -> Manifest:
+def files_of(folder: Path) -> dict[str, File]:
+    """What a manifest says of a folder's graphs and weight files."""
     paths = sorted(path for path in folder.iterdir() if path.suffix in (".onnx", ".bin"))
+    return {path.name: File(sha256=sha256_of(path), bytes=path.stat().st_size) for path in paths}
+
+
+def _manifest(content: Content, options: Options, folder: Path) -> Manifest:
     return Manifest(
         model=options.model,
         about=options.about,
@@ -239,66 +236,7 @@ def _manifest(content: Content, options: Options, folder: Path) -> Manifest:
         op_abi=ABI,
         sizes=content.sizes,
         graphs=content.contract,
-        files={path.name: File(sha256=sha256_of(path), bytes=path.stat().st_size) for path in paths},
+        files=files_of(folder),
         weights=options.sources,
         meaningful=options.meaningful,
     )
-
-
-@contextmanager
-def _folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A folder beside `out` that takes its place when the block ends well, and disappears when it does not."""
-    _refuse_existing(out, overwrite=overwrite)
-    part = out.with_name(f".{out.name}.part")
-    lock = FileLock(part / LOCK_NAME, timeout=0)
-    try:
-        part.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-        try:
-            _clear(part)  # of an export that was killed
-            yield part
-            os.unlink(lock.lock_file)
-            _sync(part)
-            _replace(part, out)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-            lock.release()
-    except Timeout:
-        todo = "wait for it, or name another folder"
-        raise BundleError(f"{out} is being written by another export", todo=todo) from None
-    except OSError as error:
-        raise WriteError(f"{out} cannot be written: {error}", todo="free disk space or name another folder") from error
-
-
-def _clear(part: Path) -> None:
-    for path in part.iterdir():
-        if path.name != LOCK_NAME:
-            path.unlink()
-
-
-def _refuse_existing(out: Path, *, overwrite: bool) -> None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not (out / manifests.FILE_NAME).is_file():
-        raise BundleError(f"{out} exists and is not a bundle", expected="a new folder, or a bundle to replace")
-    if not overwrite:
-        raise OutputExists(f"{out} exists", todo="give --overwrite to replace it, or name another folder")
-
-
-def _replace(part: Path, out: Path) -> None:
-    """Folders cannot be exchanged in one call everywhere: the old bundle goes aside, and away at the end."""
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    part.rename(out)
-    _sync(out.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

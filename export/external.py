@@ -33,7 +33,10 @@ class WeightFiles:
         self._places: dict[tuple[str, str], tuple[str, int, int]] = {}
 
     def externalize(self, model: ir.Model, location: str) -> None:
-        """Moves the initializers of `model` into the file `location`, or to where the same bytes already lie."""
+        """Moves the initializers of `model` into the file `location`, or to where the same bytes already lie.
+
+        Those in float8 go to a file of their own, dit8.bin beside dit.bin: so a file's size tells its numbers.
+        """
         for value in list(model.graph.initializers.values()):
             tensor = value.const_value
             if tensor is None or tensor.nbytes <= INLINE_BYTES:
@@ -41,7 +44,9 @@ class WeightFiles:
             if self._storage == "fp16" and tensor.dtype == ir.DataType.FLOAT:
                 value = _behind_cast(model, value)
                 tensor = ir.tensor(tensor.numpy().astype(np.float16), name=value.name)
-            value.const_value = self._place(tensor, location, value.name)
+            eighth = tensor.dtype == ir.DataType.FLOAT8E4M3FN
+            file = f"{Path(location).stem}8.bin" if eighth else location
+            value.const_value = self._place(tensor, file, value.name)
 
     def flush(self) -> None:
         """Makes everything readable by name."""
@@ -86,3 +91,11 @@ def _behind_cast(model: ir.Model, value: ir.Value) -> ir.Value:
     stored.const_value = ir.tensor(np.zeros(0, np.float16))
     graph.initializers[stored.name] = stored
     return stored
+
+
+def write_graph(model: ir.Model, path: Path) -> None:
+    """Writes a graph whose weights are in files, to the disk itself."""
+    with open(path, "wb") as file:
+        file.write(ir.serde.serialize_model(model).SerializeToString(deterministic=True))
+        file.flush()
+        os.fsync(file.fileno())

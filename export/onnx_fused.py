@@ -38,6 +38,43 @@ def LinearAdd(x, weight, bias, residual):
     return out
 
 
+# ONNX Runtime takes float8 inputs of a function only where an op of the standard reads them, not another function.
+
+
+@script(_domain, default_opset=op)
+def Rounded8(x, weight, bias, scales):
+    """Linear of x in units of scales[0], rounded to float8, and a float32 weight [N, K] in units of scales[1]."""
+    unit, weight_unit = op.Split(scales, axis=0, num_outputs=2)
+    eighth = op.Cast(op.Div(op.Cast(x, to=1), unit), to=17)
+    columns = op.Shape(weight, start=1, end=2)
+    rows = op.Reshape(op.Cast(eighth, to=1), op.Concat(op.Constant(value_ints=[-1]), columns, axis=0))
+    product = op.Mul(op.Gemm(rows, weight, transB=1), op.Mul(unit, weight_unit))
+    sums = op.CastLike(op.Add(product, op.Cast(bias, to=1)), x)
+    out = op.Reshape(sums, op.Concat(op.Shape(x, start=0, end=-1), op.Shape(bias), axis=0))
+    return out
+
+
+@script(_domain, default_opset=op)
+def Linear8(x, weight, bias, scales):
+    """Rounded8 of a float8 weight."""
+    out = Rounded8(x, op.Cast(weight, to=1), bias, scales)
+    return out
+
+
+@script(_domain, default_opset=op)
+def LinearGelu8(x, weight, bias, scales):
+    """GELU, tanh form, of Linear8."""
+    out = op.Gelu(Rounded8(x, op.Cast(weight, to=1), bias, scales), approximate="tanh")
+    return out
+
+
+@script(_domain, default_opset=op)
+def LinearAdd8(x, weight, bias, scales, residual):
+    """residual + Linear8."""
+    out = op.Add(residual, Rounded8(x, op.Cast(weight, to=1), bias, scales))
+    return out
+
+
 @script(_domain, default_opset=op)
 def Normalised(x, gain):
     """float32 x / sqrt(mean(x^2) + 1e-6) * gain over the last axis."""
@@ -260,7 +297,8 @@ def AdaptColours16(frames, lq, size):
 
 def functions() -> list[onnx.FunctionProto]:
     """The bodies, to be appended to a model that uses one of them; helpers first."""
-    linear = (Linear, LinearGelu, LinearAdd, Normalised, Rotated, NormRotate, LayerNorm, PromptAttention)
+    linear = (Linear, LinearGelu, LinearAdd, Rounded8, Linear8, LinearGelu8, LinearAdd8)
+    attention = (Normalised, Rotated, NormRotate, LayerNorm, PromptAttention)
     convolutions = (
         Convolved,
         Convolve,
@@ -273,4 +311,4 @@ def functions() -> list[onnx.FunctionProto]:
     )
     projector = (Folded, FoldFrames, FoldPixels, NormSilu)
     colours = (AdaptedColours, AdaptColours, AdaptColours16)
-    return [function.to_function_proto() for function in (*linear, *convolutions, *projector, *colours)]
+    return [function.to_function_proto() for function in (*linear, *attention, *convolutions, *projector, *colours)]

@@ -18,6 +18,7 @@ from flashvsr_trt.export import onnx_fused
 from flashvsr_trt.plugins_trt.spec import BLOCK_SPARSE_ATTENTION, DOMAIN, OPSET, Op
 
 TYPES = ("tensor(float)", "tensor(float16)", "tensor(bfloat16)")
+NAMES = {"host int64": "int64", "float8": "float8e4m3fn"}  # ONNX's, where it is another
 # TensorRT takes a plug-in for a node only if the node names its namespace; other runtimes do not read these.
 PLUGIN = {"plugin_namespace": DOMAIN, "plugin_version": str(OPSET)}
 
@@ -136,7 +137,7 @@ def schema(op_spec: Op) -> onnx.defs.OpSchema:
     kind = onnx.defs.OpSchema.AttrType
 
     def typed(dtype: str) -> str:
-        return dtype if dtype == "T" else f"tensor({dtype.removeprefix('host ')})"
+        return dtype if dtype == "T" else f"tensor({NAMES.get(dtype, dtype)})"
 
     return onnx.defs.OpSchema(
         op_spec.name,

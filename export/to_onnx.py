@@ -147,6 +147,12 @@ def _clean(model: ir.Model, graph: Graph) -> None:
     model.graph.metadata_props.clear()
     model.metadata_props.clear()
     model.graph.name, model.producer_name, model.producer_version = graph.name, "flashvsr-trt", ""
+    add_functions(model)
+
+
+def add_functions(model: ir.Model) -> None:
+    """The bodies of the op domain's nodes in `model`, in place of those it has."""
+    model.functions.clear()
     used = {node.op_type for node in model.graph if node.domain == DOMAIN}
     if used:
         for function in map(ir.serde.deserialize_function, onnx_ops.functions(used)):

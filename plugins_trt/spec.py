@@ -14,6 +14,8 @@ Runtime on CUDA hold them (export option `fused`): TensorRT fuses such chains by
 are in float32, results are rounded once.
 
 - `Linear`: x weight^T + bias over the last axis; `LinearGelu`: its GELU, tanh form; `LinearAdd`: plus `residual`.
+- `Linear8`, `LinearGelu8`, `LinearAdd8`: the same of x divided by the first of `scales`, saturated and rounded to
+  float8 (E4M3 without infinities), and a weight in float8; the sum is multiplied by both of `scales` before the bias.
 - `NormRotate`: q, k, v = thirds of the last axis of qkv; q and k are divided by their root mean square over that axis
   (eps 1e-6), multiplied by `gain_q`, `gain_k`, and their interleaved pairs turned by the (cos, sin) of `table`.
 - `LayerNorm`: x less its mean, divided by the root of its variance plus 1e-6, over the last axis.
@@ -82,6 +84,12 @@ LINEAR = Op(name="Linear", inputs=_LINEAR, outputs=(("out", "T"),), attributes=(
 LINEAR_GELU = Op(name="LinearGelu", inputs=_LINEAR, outputs=(("out", "T"),), attributes=())
 LINEAR_ADD = Op(name="LinearAdd", inputs=(*_LINEAR, ("residual", "T")), outputs=(("out", "T"),), attributes=())
 
+# x: [..., K]; K and N multiples of 16; scales: [2], what a number of x and one of weight stand for
+_LINEAR8 = (("x", "T"), ("weight", "float8"), ("bias", "T"), ("scales", "float"))
+LINEAR8 = Op(name="Linear8", inputs=_LINEAR8, outputs=(("out", "T"),), attributes=())
+LINEAR_GELU8 = Op(name="LinearGelu8", inputs=_LINEAR8, outputs=(("out", "T"),), attributes=())
+LINEAR_ADD8 = Op(name="LinearAdd8", inputs=(*_LINEAR8, ("residual", "T")), outputs=(("out", "T"),), attributes=())
+
 # qkv: [slabs, window rows, window columns, 128, 3 * heads * 128]; gains: [heads * 128]
 # table: [slabs, window rows, window columns, 128, 1, 64, 2]; q, k, v: a third of qkv each
 NORM_ROTATE = Op(
@@ -140,6 +148,9 @@ FUSED_OPS = (
     LINEAR,
     LINEAR_GELU,
     LINEAR_ADD,
+    LINEAR8,
+    LINEAR_GELU8,
+    LINEAR_ADD8,
     NORM_ROTATE,
     LAYER_NORM,
     PROMPT_ATTENTION,

@@ -22,6 +22,7 @@ COMMANDS = {
     "compare": "Put two videos or images side by side.",
     "info": "Say what is in a video file or a bundle.",
     "export": "Make a bundle from the official weights.",
+    "calibrate": "Make a bundle for FP8 from one for fp16.",
     "engines": "Build, list, inspect, verify and clean TensorRT engines.",
     "plan": "Say how a video would be computed in the memory of a card.",
     "weights": "Download or check the official weights.",

@@ -43,8 +43,9 @@ def step_flops(manifest: Manifest, height: int, width: int, parameters: Paramete
         flops["tc_decoder"] = _tc_decoder(sizes, height, width)
     if manifest.precision != "fp32" and "dit.bin" in manifest.files:
         tokens = STEP_LATENTS * (height // 16) * (width // 16)
-        # Each number of the file multiplies each token once: weights, and the prompt's keys and values.
-        flops[LINEAR] = 2.0 * tokens * (manifest.files["dit.bin"].bytes // 2)
+        # Each number of the files multiplies each token once: weights, and the prompt's keys and values.
+        eighths = manifest.files["dit8.bin"].bytes if "dit8.bin" in manifest.files else 0
+        flops[LINEAR] = 2.0 * tokens * (manifest.files["dit.bin"].bytes // 2 + eighths)
         flops["dit"] = flops[LINEAR] + flops[ATTENTION]
     return flops
 

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 import bundles
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -36,6 +37,7 @@ TYPES = {
     "host int64": TensorProto.INT64,
     "uint8": TensorProto.UINT8,
     "uint16": TensorProto.UINT16,
+    "float8": TensorProto.FLOAT8E4M3FN,
 }
 HEADS, DIM = 2, 256
 TOLERANCE = 4e-3  # float16 inputs and results of order one; sums in ONNX Runtime's float32
@@ -59,7 +61,14 @@ def run(op: spec.Op, feed: dict[str, np.ndarray], **attributes: int) -> list[np.
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, feed)
+    values = {name: ort_value(array) for name, array in feed.items()}
+    return [value.numpy() for value in session.run_with_ort_values(None, values)]
+
+
+def ort_value(array: np.ndarray) -> ort.OrtValue:
+    if array.dtype != ml_dtypes.float8_e4m3fn:
+        return ort.OrtValue.ortvalue_from_numpy(array)
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint8), TensorProto.FLOAT8E4M3FN)
 
 
 def numbers(*shape: int, seed: int, dtype: type = np.float16) -> np.ndarray:
@@ -80,6 +89,25 @@ def test_linear(op):
     if op is spec.LINEAR_GELU:
         expected *= 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (expected + 0.044715 * expected**3)))
     expected += wide.get("residual", 0)
+    (out,) = run(op, feed)
+    assert out.dtype == np.float16
+    np.testing.assert_allclose(out, expected, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize("op", [spec.LINEAR8, spec.LINEAR_GELU8, spec.LINEAR_ADD8], ids=lambda op: op.name)
+def test_linear_in_float8(op):
+    """ml_dtypes rounds on its own; one number of x is beyond the largest."""
+    x, unit, weight_unit = numbers(2, 3, 64, seed=1), np.float32(1 / 100), np.float32(1 / 8)
+    x[0, 0, 0], x[0, 0, 1] = 9, -9
+    weight = numbers(48, 64, seed=2, dtype=np.float32).astype(ml_dtypes.float8_e4m3fn)
+    feed = {"x": x, "weight": weight, "bias": numbers(48, seed=3), "scales": np.array([unit, weight_unit])}
+    if op is spec.LINEAR_ADD8:
+        feed["residual"] = numbers(2, 3, 48, seed=4)
+    eighth = np.clip(x.astype(np.float32) / unit, -448, 448).astype(ml_dtypes.float8_e4m3fn).astype(np.float64)
+    expected = (eighth @ weight.astype(np.float64).T) * (float(unit) * float(weight_unit)) + feed["bias"]
+    if op is spec.LINEAR_GELU8:
+        expected *= 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (expected + 0.044715 * expected**3)))
+    expected += feed.get("residual", 0)
     (out,) = run(op, feed)
     assert out.dtype == np.float16
     np.testing.assert_allclose(out, expected, atol=TOLERANCE, rtol=TOLERANCE)

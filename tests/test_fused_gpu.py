@@ -30,6 +30,7 @@ TYPES = {
     "float": TensorProto.FLOAT,
     "host int64": TensorProto.INT64,
     "uint8": TensorProto.UINT8,
+    "float8": TensorProto.FLOAT8E4M3FN,
 }
 # ||out - ref|| / ||ref||: inputs are rounded alike on both sides, so what is left is the rounding of the result and of
 # the one intermediate that a kernel rounds.
@@ -72,6 +73,9 @@ def draw(op: spec.Op, shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str
     if "weight" in feed:  # results of order one
         shape = feed["weight"].shape
         feed["weight"] /= np.sqrt(np.prod(shape[-3:] if len(shape) > 2 else shape[-1:]))
+    if "scales" in feed:  # x within float8's normal numbers, some beyond 448; a weight of order one, in units of 1/N
+        feed["scales"] = np.array([3 / 448, 1 / np.sqrt(shapes["weight"][1])], np.float32)
+        feed["weight"] = random.standard_normal(shapes["weight"], dtype=np.float32)
     if "table" in feed:
         angles = feed["table"][..., 0]
         feed["table"] = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
@@ -84,6 +88,7 @@ def draw(op: spec.Op, shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str
     return feed
 
 
+SCALES = {"scales": (2,)}
 WINDOWS = (1, 2, 3, 128)  # slabs, rows, columns, tokens
 LINEAR = {"x": (*WINDOWS, DIM), "weight": (8960, DIM), "bias": (8960,)}
 COLOURS = {"frames": (3, 3, 64, 96), "lq": (3, 64, 96, 3), "size": (2,)}
@@ -95,6 +100,13 @@ CASES = {
     "LinearAdd": (
         spec.LINEAR_ADD,
         {"x": (*WINDOWS, 8960), "weight": (DIM, 8960), "bias": (DIM,), "residual": (*WINDOWS, DIM)},
+        {},
+    ),
+    "Linear8": (spec.LINEAR8, LINEAR | SCALES, {}),
+    "LinearGelu8": (spec.LINEAR_GELU8, LINEAR | SCALES, {}),
+    "LinearAdd8": (
+        spec.LINEAR_ADD8,
+        {"x": (*WINDOWS, 8960), "weight": (DIM, 8960), "bias": (DIM,), "residual": (*WINDOWS, DIM)} | SCALES,
         {},
     ),
     "NormRotate": (

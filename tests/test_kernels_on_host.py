@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -114,6 +115,20 @@ def test_norm_silu(fused, element, tokens, dim):
     rows, tolerance = wide(x, element), TOLERANCES[element]
     normal = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) * dim**0.5 * gain
     np.testing.assert_allclose(wide(result, element), normal / (1 + np.exp(-normal)), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("element", ["float16", "bfloat16"])
+def test_to_float8(tmp_path, element):
+    """ml_dtypes rounds on its own. Ties, subnormals and numbers beyond the largest are among them."""
+    unit = np.float32(1 / 64)
+    x = np.random.default_rng(8).standard_normal(16 * 300) * np.exp2(np.random.default_rng(9).integers(-14, 4, 4800))
+    x[:6] = np.array([17, 18, 19, 449, -700, 2**-10]) / 64
+    x = stored(x, element)
+    out = np.full(x.size, 0x7F, np.uint8)
+    scales = np.array([unit, np.nan], np.float32)
+    getattr(compiled("float8", tmp_path), f"run_to_float8_{element}")(*pointers(x, scales, out), 300)
+    expected = np.clip(wide(x, element) / unit, -448, 448).astype(ml_dtypes.float8_e4m3fn)
+    np.testing.assert_array_equal(out, expected.view(np.uint8))
 
 
 # --- Folding of frames

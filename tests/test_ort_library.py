@@ -130,8 +130,8 @@ def test_choice_of_kernels(folder):
     entries = json.loads((folder / kernels_build.INDEX).read_text())["kernels"]
     hopper, ampere = (choose(entries, architecture, "float16") for architecture in (90, 80))
     fast = {"window_means", "group_scores", "select_windows", "block_sparse_attention"}
-    fast |= {"norm_rotate", "norm_rows", "layer_norm", "norm_silu", "list_all", "fold_frames", "fold_pixels"}
-    fast |= {"last_planes", "convolve_colours", "colour_statistics", "adapt_colours", "adapt_colours16"}
+    fast |= {"norm_rotate", "norm_rows", "layer_norm", "norm_silu", "to_float8", "list_all", "fold_frames"}
+    fast |= {"fold_pixels", "last_planes", "convolve_colours", "colour_statistics", "adapt_colours", "adapt_colours16"}
     assert set(hopper) == fast | {"convolve"}
     assert set(ampere) == fast
     assert hopper["block_sparse_attention"]["implementation"] == "cuda"

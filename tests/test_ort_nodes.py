@@ -1,6 +1,7 @@
 """The nodes of the custom-op library in ONNX Runtime on a CPU with a fake driver: types, shapes and launches.
 
-The library is compiled with the CPU as its provider; the fake driver (tests/fake_cuda) writes the launches down.
+The library is compiled with the CPU as its provider; the fake driver and cuBLASLt (tests/fake_cuda) write the launches
+down.
 """
 
 from __future__ import annotations
@@ -19,6 +20,16 @@ from flashvsr_trt.plugins_trt.kernels import library
 
 pytestmark = needs_ort_headers
 pytest.importorskip("flashvsr_trt.export.onnx_ops")
+# cuBLASLt's numbers: 4 adds a bias, 36 is GELU of that.
+PRODUCTS = {
+    "Linear": "768x8960x1536, epilogue 4, plus 0",
+    "Linear of few rows": "7x8960x1536, epilogue 4, plus 0",
+    "LinearGelu": "768x8960x1536, epilogue 36, plus 0",
+    "LinearAdd": "768x1536x8960, epilogue 4, plus 1",
+    "Linear8": "768x8960x1536, epilogue 4, plus 0, scales 4, fast",
+    "LinearGelu8": "768x8960x1536, epilogue 36, plus 0, scales 4, fast",
+    "LinearAdd8": "768x1536x8960, epilogue 4, plus 1, scales 4, fast",
+}
 # Kernel and grid of each launch: warps of 8 rows, tiles of 14 x 30 pixels, 32 and 64 shares of a picture.
 LAUNCHES = {
     "NormRotate": ["norm_rotate 96x3x1"],
@@ -69,10 +80,11 @@ def results(tmp_path_factory):
     includes = [f"-I{place}" for place in (sources, folder, library.ort_headers(), library.cuda_headers())]
     options = ["-std=c++17", "-fPIC", "-shared", "-o", folder / "nodes.so"]
     subprocess.run([library.compiler(), *options, *includes, *parts, "-ldl"], check=True)
-    driver = ["gcc", "-shared", "-fPIC", "-w", "-o", folder / "libcuda.so.1", HERE / "fake_cuda/libcuda.c"]
-    subprocess.run(driver, check=True)
+    for source, target in (("libcuda.c", "libcuda.so.1"), ("libcublasLt.c", "libcublasLt.so.13")):
+        compile_c = ["gcc", "-shared", "-fPIC", "-w", "-o", folder / target, HERE / "fake_cuda" / source]
+        subprocess.run(compile_c, check=True)
     environment = os.environ | {"LD_LIBRARY_PATH": str(folder), "PYTHONPATH": str(HERE)}
-    command = [sys.executable, "-c", RUN, str(folder), *LAUNCHES]
+    command = [sys.executable, "-c", RUN, str(folder), *LAUNCHES, *PRODUCTS]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
@@ -86,3 +98,19 @@ def test_node(results, case, element):
     launches = [re.match(r"(\w+)_(b?float\d+) (\S+)", line) for line in lines]
     assert [f"{launch[1]} {launch[3]}" for launch in launches] == LAUNCHES[case]
     assert {launch[2] for launch in launches} <= {element, "float32"}
+
+
+@pytest.mark.parametrize("element", ["float16", "bfloat16"])
+@pytest.mark.parametrize("case", PRODUCTS)
+def test_product(results, case, element):
+    shapes, expected, lines = results[f"{case} {element}"]
+    assert shapes == expected
+    *launches, product = lines
+    eighth = "8" in case
+    short = {"float16": "f16", "bfloat16": "bf16"}[element]
+    factor = "e4m3" if eighth else short
+    assert product == f"matmul {factor} weight, {factor} x, {short} out, {PRODUCTS[case]}"
+    threads = {"Linear8": 288, "LinearGelu8": 288, "LinearAdd8": 1680}  # blocks of 256 x 16 numbers
+    assert [line.split(" ")[:2] for line in launches] == (
+        [[f"to_float8_{element}", f"{threads[case]}x1x1"]] if eighth else []
+    )

@@ -17,6 +17,7 @@ from flashvsr_trt.export import dit_weights
 from flashvsr_trt.export import lq_proj as lq_projs
 from flashvsr_trt.export.attention import Attend, block_sparse_attention
 from flashvsr_trt.export.dit import Dit
+from flashvsr_trt.export.fused import PLAIN, Ops
 from flashvsr_trt.export.layouts import DitSizes, LqSizes, State, TcSizes
 from flashvsr_trt.export.lq_proj import LqProj
 from flashvsr_trt.export.tc_decoder import TcDecoder
@@ -47,7 +48,14 @@ def lq_proj(state: State, kind: type[Lq]) -> Lq:
     return assigned(module, state)
 
 
-def dit(state: State, *, attend: Attend = block_sparse_attention, local_range: int = Parameters().local_range) -> Dit:
+def dit(
+    state: State,
+    *,
+    attend: Attend = block_sparse_attention,
+    local_range: int = Parameters().local_range,
+    ops: Ops = PLAIN,
+) -> Dit:
+    """`ops`: of a prompt whose length the fused attention does not take, or plain."""
     sizes = DitSizes(
         dim=len(state["patch_embedding.bias"]),
         layers=sum(name.endswith(".ffn_in.bias") for name in state),
@@ -57,7 +65,7 @@ def dit(state: State, *, attend: Attend = block_sparse_attention, local_range: i
     )
     tokens = state["blocks.0.cross_attn.k"].shape[1]
     with device("meta"):
-        module = Dit(sizes, tokens, folded=True, local_range=local_range, attend=attend)
+        module = Dit(sizes, tokens, folded=True, local_range=local_range, attend=attend, ops=ops)
     return assigned(module, state)
 
 

@@ -16,6 +16,7 @@ from flashvsr_trt.export.bundle import Content, Options, post_steps, steps_of, w
 from flashvsr_trt.export.demo import networks as nets
 from flashvsr_trt.export.demo.checkpoint import load_weights
 from flashvsr_trt.export.demo.networks import Networks
+from flashvsr_trt.export.fused import FUSED, PLAIN
 from flashvsr_trt.export.lq_proj import LqProj
 from flashvsr_trt.export.tc_decoder import TcDecoder
 from flashvsr_trt.export.to_onnx import Step
@@ -45,17 +46,18 @@ def write(networks: Networks, out: Path, options: Options, *, overwrite: bool) -
     """
     sizes = nets.sizes(networks)
     contract = graphs(sizes, causal=True)
-    steps = _steps(networks, options.local_range, contract)
+    steps = _steps(networks, options, contract)
     content = Content(version=nets.VERSION, sizes=sizes, contract=contract, networks=steps)
     return write_bundle(content, out, options, overwrite=overwrite, report=print)
 
 
-def _steps(networks: Networks, local_range: int, contract: dict[str, Graph]) -> Iterator[list[Step]]:
+def _steps(networks: Networks, options: Options, contract: dict[str, Graph]) -> Iterator[list[Step]]:
     projector = nets.lq_proj(networks["lq_proj"], LqProj)
     yield steps_of(projector, "lq_proj.bin", ("lq_proj_first", "lq_proj"), contract)
-    yield steps_of(nets.dit(networks["dit"], local_range=local_range), "dit.bin", ("dit_first", "dit"), contract)
+    dit = nets.dit(networks["dit"], local_range=options.local_range, ops=FUSED if options.fused else PLAIN)
+    yield steps_of(dit, "dit.bin", ("dit_first", "dit"), contract)
     yield steps_of(nets.tc_decoder(networks["tc_decoder"], TcDecoder), "tc_decoder.bin", ("tc_decoder",), contract)
-    yield post_steps(contract)
+    yield post_steps(contract, fused=options.fused)
 
 
 def main() -> None:

@@ -153,6 +153,12 @@ CUDA_KERNELS = (
         threads=256,
     ),
     CudaKernel(
+        source="float8.cu",
+        name="to_float8",
+        arguments=_arguments("x:*T scales:*fp32 out:*u8 vectors:i32"),
+        threads=256,
+    ),
+    CudaKernel(
         source="fused.cu",
         name="list_all",
         arguments=_arguments("lists:*i32 counts:*i32 order:*i32 ticket:*i32 k_windows:i32"),

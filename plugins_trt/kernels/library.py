@@ -38,7 +38,8 @@ LIBRARY_SOURCES = (
     "ort_nodes.cpp",
     "ort_library.cpp",
 )
-LETTERS = {"T": "T", "float": "f", "int64": "i", "host int64": "h", "uint8": "b", "uint16": "w"}  # ort_library.cpp
+# Of the tensors' types, for ort_library.cpp.
+LETTERS = {"T": "T", "float": "f", "float8": "e", "int64": "i", "host int64": "h", "uint8": "b", "uint16": "w"}
 _DEFAULT_ORT = ("/usr/include/onnxruntime", "/usr/local/include/onnxruntime", "/usr/include/onnxruntime/core/session")
 
 

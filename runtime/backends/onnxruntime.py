@@ -52,18 +52,24 @@ class OrtCpu(Backend):
         host(buffer)[...] = 0
 
     def load(self, path: Path, graph: Graph) -> StepGraph:
+        session = self.open(path)
+        check_names(session, path, graph)
+        return OrtGraph(self, session, path, graph)
+
+    def open(self, path: Path, model: bytes | None = None) -> ort.InferenceSession:
+        """A session of the graph at `path`, or of `model` in its place, which has its weights in that folder."""
         options = ort.SessionOptions()
         options.log_severity_level = FATAL_ONLY
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
         started = time.perf_counter()
         try:
-            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            return ort.InferenceSession(model or str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions have no common base class of their own
             raise load_error(path, error) from error
         finally:
             self.load_seconds += time.perf_counter() - started
-        return _OrtGraph(self, session, path, graph)
 
     def describe(self) -> str:
         threads = f"{self._threads} threads" if self._threads else "threads by default"
@@ -78,14 +84,13 @@ def host(buffer: Buffer) -> np.ndarray:
     return owner.reshape(-1)[begin : begin + count].reshape(buffer.shape)
 
 
-class _OrtGraph(StepGraph):
+class OrtGraph(StepGraph):
     def __init__(self, backend: OrtCpu, session: ort.InferenceSession, path: Path, graph: Graph) -> None:
         self._backend, self._session, self._path, self._name = backend, session, path, graph.name
-        self._binding = session.io_binding()
-        check_names(session, path, graph)
+        self.binding = session.io_binding()
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
-        binding = self._binding
+        binding = self.binding
         for name, buffer in inputs.items():
             binding.bind_input(name, "cpu", 0, ONNX_TYPES[buffer.dtype], buffer.shape, buffer.pointer)
         for name, buffer in outputs.items():

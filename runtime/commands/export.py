@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import click
 from flashvsr_trt.configs.errors import UsageError
 from flashvsr_trt.configs.manifest import PRECISIONS, VERSIONS, Manifest
 from flashvsr_trt.runtime import console
+from flashvsr_trt.runtime.commands.calibrate import from_clip
 from flashvsr_trt.runtime.commands.sections import Command, option
 from flashvsr_trt.runtime.machine import gib, peak_rss
 
@@ -51,8 +53,9 @@ SOURCE, RESULT = "Weights", "Bundle"
     type=click.Choice(PRECISIONS),
     default="fp16",
     show_default=True,
-    help="Type of it all.",
+    help="Type of it all; fp8: of the DiT's matrix products, in a fused bundle of fp16.",
 )
+@option(RESULT, "--calibration", metavar="CLIP", help="With fp8: the clip of `calibrate`.")
 @option(
     RESULT,
     "--half-storage",
@@ -69,6 +72,25 @@ def export(output: Path, overwrite: bool, **flags: Any) -> None:
 
     A bundle runs every variant that its decoders allow; it needs no torch. With the Wan VAE it also runs full.
     """
+    clip = flags.pop("calibration")
+    if (flags["precision"] == "fp8") != (clip is not None):
+        raise UsageError("--precision fp8 and --calibration belong together", todo="name a clip of a few frames")
+    if clip is None:
+        _write(output, flags, overwrite=overwrite)
+        return
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=_parent(output)) as folder:
+        fp16 = Path(folder) / "fp16"
+        _write(fp16, flags | {"precision": "fp16", "fused": True}, overwrite=False)
+        from_clip(fp16, clip, output, overwrite=overwrite)
+
+
+def _parent(output: Path) -> Path:
+    folder = output.absolute().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _write(output: Path, flags: dict[str, Any], *, overwrite: bool) -> None:
     from flashvsr_trt.export.bundle import export_bundle
 
     started = time.monotonic()

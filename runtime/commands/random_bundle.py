@@ -11,8 +11,11 @@ from flashvsr_trt.configs import manifest as manifests
 from flashvsr_trt.configs.cache import cache_root
 from flashvsr_trt.configs.errors import BundleError, UsageError
 from flashvsr_trt.runtime import console
+from flashvsr_trt.runtime.commands.calibrate import FRAMES, largest_inputs, write
+from flashvsr_trt.runtime.speed import moving_picture
 
 SIZES = ("real", "small")
+_SIDE = 32  # of the frames that calibrate, a quarter of the canvas's
 _PACKAGES = ("configs", "plugins_trt", "export")  # whose code decides what an export writes
 
 
@@ -39,12 +42,22 @@ def random_bundle(size: str, precision: str, *, fused: bool = False) -> Path:
             todo="pip install 'flashvsr-trt[export]', or give --bundle",
         ) from error
     began = time.monotonic()
+    if precision == "fp8":
+        _calibrate(random_bundle(size, "fp16", fused=True), folder)
+        return folder
     console.say("bundle", f"random weights, {size} size, {precision}, to {folder}")
     about = f"random weights, seed 0, {size} size: the picture content means nothing"
     options = Options(precision=precision, fused=fused, model="seeded", about=about, meaningful=False, check=False)
     export_bundle(random_weights(CONFIGS[size], 0), folder, options, overwrite=True)
     console.say("bundle", f"made in {time.monotonic() - began:.0f} s; kept for the next time")
     return folder
+
+
+def _calibrate(source: Path, folder: Path) -> None:
+    """The FP8 bundle of one of fp16, by a few frames of a generated picture on the smallest canvas."""
+    frames = [moving_picture(index, _SIDE, _SIDE) for index in range(FRAMES)]
+    about = f"FP8 products, calibrated on {FRAMES} generated frames"
+    write(source, folder, largest_inputs(source, frames), about=about, overwrite=True)
 
 
 def _identity() -> str:

@@ -10,12 +10,14 @@ namespace flashvsr {
 namespace {
 
 // cublasLt.h is in no package that the rest needs: its types are opaque, and these are its numbers.
-constexpr int kFloat32 = 0, kFloat16 = 2, kBFloat16 = 14;  // cudaDataType
+constexpr int kFloat32 = 0, kFloat16 = 2, kBFloat16 = 14, kFloat8 = 28;  // cudaDataType; the last E4M3
 constexpr int kComputeFloat32 = 68;                        // cublasComputeType_t
-enum Attribute { kTransposeA = 3, kEpilogue = 7, kBiasPointer = 8 };
+enum Attribute { kTransposeA = 3, kEpilogue = 7, kBiasPointer = 8, kScaleA = 17, kScaleB = 18, kFastSums = 25 };
 constexpr int kTransposed = 1;  // cublasOperation_t
 constexpr int kEpilogueBias = 4, kEpilogueGeluBias = 36;
 constexpr int kMaxWorkspace = 1;  // cublasLtMatmulPreferenceAttributes_t
+constexpr int kFirstWithFloat8 = 89;  // compute capability
+constexpr std::int64_t kAlign8 = 16;  // of the sizes of matrices in 8 bits
 
 struct Heuristic {  // cublasLtMatmulHeuristicResult_t
   std::uint64_t algorithm[8];
@@ -99,8 +101,14 @@ int type_of(Element element) { return element == Element::kFloat16 ? kFloat16 : 
 
 bool Linear::available() { return library().whole; }
 
-Linear::Linear(int device, Element element, Epilogue epilogue)
-    : element_(element), epilogue_(epilogue), handle_(handle_of(device)) {}
+Linear::Linear(int device, Element element, Epilogue epilogue, bool float8)
+    : element_(element), epilogue_(epilogue), float8_(float8), handle_(handle_of(device)) {
+  const int capability = Context(device).compute_capability();
+  if (float8 && capability < kFirstWithFloat8) {
+    throw std::runtime_error("this GPU (sm" + std::to_string(capability) + ") multiplies no FP8; expected sm" +
+                             std::to_string(kFirstWithFloat8) + " or later; what to do: take a bundle of fp16");
+  }
+}
 
 Linear::~Linear() {
   const Library& lt = library();
@@ -115,13 +123,23 @@ Linear::~Linear() {
 // Column by column, as cuBLAS sees it: out^T [columns, rows] = weight [columns, inner] x^T [inner, rows].
 void Linear::make(Plan& plan, const Product& product) const {
   const Library& lt = library();
-  const int type = type_of(element_), epilogue = epilogue_ == Epilogue::kGelu ? kEpilogueGeluBias : kEpilogueBias;
+  const int type = type_of(element_), factor = float8_ ? kFloat8 : type;
+  const int epilogue = epilogue_ == Epilogue::kGelu ? kEpilogueGeluBias : kEpilogueBias;
+  if (float8_ && (product.inner % kAlign8 != 0 || product.columns % kAlign8 != 0)) {
+    throw std::runtime_error("a weight of " + std::to_string(product.columns) + " x " + std::to_string(product.inner) +
+                             " in FP8; expected multiples of " + std::to_string(kAlign8));
+  }
   check(lt.operation_create(&plan.operation, kComputeFloat32, kFloat32), "cublasLtMatmulDescCreate");
   check(lt.operation_set(plan.operation, kTransposeA, &kTransposed, sizeof(kTransposed)), "transposition");
   check(lt.operation_set(plan.operation, kEpilogue, &epilogue, sizeof(epilogue)), "epilogue");
   check(lt.operation_set(plan.operation, kBiasPointer, &product.bias, sizeof(product.bias)), "bias");
-  check(lt.layout_create(&plan.weight, type, product.inner, product.columns, product.inner), "layout of the weight");
-  check(lt.layout_create(&plan.x, type, product.inner, product.rows, product.inner), "layout of x");
+  if (float8_) {
+    const std::int8_t fast = 1;  // sums in the matrix units' own width, as FP8's full rate needs
+    check(lt.operation_set(plan.operation, kFastSums, &fast, sizeof(fast)), "fast sums");
+    set_scales(plan, product);
+  }
+  check(lt.layout_create(&plan.weight, factor, product.inner, product.columns, product.inner), "layout of the weight");
+  check(lt.layout_create(&plan.x, factor, product.inner, product.rows, product.inner), "layout of x");
   check(lt.layout_create(&plan.out, type, product.columns, product.rows, product.columns), "layout of the result");
   void* preference = nullptr;
   check(lt.preference_create(&preference), "cublasLtMatmulPreferenceCreate");
@@ -137,6 +155,13 @@ void Linear::make(Plan& plan, const Product& product) const {
   check(status, "cublasLtMatmulAlgoGetHeuristic");
   if (count == 0) throw std::runtime_error("cuBLASLt has no kernel for this product");
   for (int i = 0; i < 8; ++i) plan.algorithm.data[i] = best.algorithm[i];
+}
+
+// A is the weight, B is x.
+void Linear::set_scales(const Plan& plan, const Product& product) const {
+  const float *of_x = product.scales, *of_weight = product.scales + 1;
+  check(library().operation_set(plan.operation, kScaleA, &of_weight, sizeof(of_weight)), "the weight's scale");
+  check(library().operation_set(plan.operation, kScaleB, &of_x, sizeof(of_x)), "the scale of x");
 }
 
 Linear::Plan& Linear::plan(const Product& product) {
@@ -161,6 +186,7 @@ void Linear::enqueue(const Product& product, void* workspace, CUstream stream) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const Plan& plan = this->plan(product);
   check(lt.operation_set(plan.operation, kBiasPointer, &product.bias, sizeof(product.bias)), "bias");
+  if (float8_) set_scales(plan, product);
   const bool adds = epilogue_ == Epilogue::kAdd;
   const float one = 1.0f, share = adds ? 1.0f : 0.0f;
   check(lt.matmul(handle_, plan.operation, &one, product.weight, plan.weight, product.x, plan.x, &share,

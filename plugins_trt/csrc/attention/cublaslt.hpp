@@ -19,6 +19,7 @@ struct Product {
   const void *x, *weight, *bias, *residual;  // residual: only with kAdd
   void* out;
   std::int64_t rows, columns, inner;
+  const float* scales = nullptr;  // float8 only, on the device: what a number of x and one of the weight stand for
 };
 
 // One layer: its plans by number of rows. Thread-safe. Errors are std::runtime_error.
@@ -30,7 +31,8 @@ class Linear {
   // Whether a cuBLASLt is in this process or on the loader's path.
   static bool available();
 
-  Linear(int device, Element element, Epilogue epilogue);
+  // float8: x and weight are E4M3, inner and columns multiples of 16; all else is of `element`.
+  Linear(int device, Element element, Epilogue epilogue, bool float8 = false);
   ~Linear();
   Linear(const Linear&) = delete;
   Linear& operator=(const Linear&) = delete;
@@ -48,9 +50,11 @@ class Linear {
 
   Plan& plan(const Product& product);
   void make(Plan& plan, const Product& product) const;
+  void set_scales(const Plan& plan, const Product& product) const;
 
   Element element_;
   Epilogue epilogue_;
+  bool float8_;
   void* handle_;
   std::mutex mutex_;
   std::map<std::int64_t, Plan> plans_;

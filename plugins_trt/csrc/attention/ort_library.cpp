@@ -90,6 +90,8 @@ struct Op : OrtCustomOp {
         return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
       case 'f':
         return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+      case 'e':
+        return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E4M3FN;
       case 'b':
         return ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
       case 'w':

@@ -28,6 +28,10 @@ inline std::string text(const Shape& shape) {
   return out.empty() ? "[]" : out + "]";
 }
 
+inline void demand(bool holds, const std::string& otherwise) {
+  if (!holds) throw std::runtime_error(otherwise);
+}
+
 inline std::int64_t product(const Shape& shape) {
   std::int64_t out = 1;
   for (std::int64_t size : shape) out *= size;

@@ -5,8 +5,8 @@
 #include <limits>
 
 #include "convolve.hpp"
-#include "cublaslt.hpp"
 #include "fused.hpp"
+#include "ort_linear.hpp"
 
 namespace flashvsr {
 
@@ -17,10 +17,6 @@ constexpr int kMostChannels = 2048, kVector = 8;
 constexpr int kMostBlocks = 65535;  // along a grid's second axis
 constexpr std::size_t kAlign = 256;
 constexpr char kAdapt8[] = "adapt_colours", kAdapt16[] = "adapt_colours16";
-
-void demand(bool holds, const std::string& otherwise) {
-  if (!holds) throw std::runtime_error(otherwise);
-}
 
 unsigned blocks_of_rows(std::int64_t rows) { return static_cast<unsigned>((rows + kWarpsOfNorms - 1) / kWarpsOfNorms); }
 
@@ -51,30 +47,6 @@ class AttentionNode : public Node {
  private:
   std::int64_t heads_, local_range_;
   std::shared_ptr<const Attention> attention_;
-};
-
-template <Epilogue kEpilogue>
-class LinearNode : public Node {
- public:
-  LinearNode(const OrtApi& api, const OrtKernelInfo* info, Element element)
-      : Node(api, info), linear_(device(), element, kEpilogue) {}
-
-  void compute(const Call& call) override {
-    const Shape x = call.shape(0), weight = call.shape(1), bias = call.shape(2);
-    demand(!x.empty() && weight.size() == 2 && weight[1] == x.back() && bias == Shape{weight[0]},
-           "x is " + text(x) + ", weight " + text(weight) + ", bias " + text(bias));
-    Shape out = x;
-    out.back() = weight[0];
-    constexpr bool kAdds = kEpilogue == Epilogue::kAdd;
-    if (kAdds) demand(call.shape(3) == out, "residual is " + text(call.shape(3)) + ", expected " + text(out));
-    Product product{call.input(0), call.input(1), call.input(2), kAdds ? call.input(3) : nullptr,
-                    call.output(0, out), flashvsr::product(x) / x.back(), weight[0], weight[1]};
-    const Workspace memory = workspace(Linear::kWorkspace);
-    linear_.enqueue(product, memory.get(), call.stream());
-  }
-
- private:
-  Linear linear_;
 };
 
 class NormRotateNode : public Node {
@@ -314,6 +286,8 @@ bool always() { return true; }
 // Without nvcc only the attention was compiled.
 bool has_fused() { return is_embedded("norm_rotate"); }
 
+bool can_multiply_eighths() { return Linear::available() && is_embedded("to_float8"); }
+
 }  // namespace
 
 const std::vector<NodeKind>& node_kinds() {
@@ -322,6 +296,9 @@ const std::vector<NodeKind>& node_kinds() {
       {&spec::kLinear, make<LinearNode<Epilogue::kBias>>, Linear::available},
       {&spec::kLinearGelu, make<LinearNode<Epilogue::kGelu>>, Linear::available},
       {&spec::kLinearAdd, make<LinearNode<Epilogue::kAdd>>, Linear::available},
+      {&spec::kLinear8, make<LinearNode<Epilogue::kBias, true>>, can_multiply_eighths},
+      {&spec::kLinearGelu8, make<LinearNode<Epilogue::kGelu, true>>, can_multiply_eighths},
+      {&spec::kLinearAdd8, make<LinearNode<Epilogue::kAdd, true>>, can_multiply_eighths},
       {&spec::kNormRotate, make<NormRotateNode>, has_fused},
       {&spec::kLayerNorm, make<NormNode<false>>, has_fused},
       {&spec::kPromptAttention, make<PromptAttentionNode>, has_fused},

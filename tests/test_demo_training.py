@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,19 @@ def test_codec_is_nearly_lossless_at_quality_100_and_coarser_below() -> None:
     assert errors[100, False] < 1.5  # levels: chroma at half size, rounding to 8 bits
     assert errors[20, False] > errors[60, False] > errors[100, False]
     assert errors[20, True] > errors[100, True]
+
+
+def test_video_is_coded_clip_by_clip() -> None:
+    """Coarser at a higher CRF; the clip without one is left as it is."""
+    frames = torch.randint(0, 256, (1, 5, 3, 128, 160), generator=torch.Generator().manual_seed(0)).float()
+    how = dataclasses.replace(degrade.clean(3), crf=torch.tensor([0, 12, 30]))
+    plain, coded = (
+        degrade.low_resolution(frames.expand(3, -1, -1, -1, -1), one, torch.Generator())
+        for one in (degrade.clean(3), how)
+    )
+    errors = (coded - plain).abs().mean(dim=(1, 2, 3, 4))
+    assert errors[0] == 0
+    assert 0 < errors[1] < errors[2] < 20
 
 
 def test_coded_differences_leave_a_still_picture_alone() -> None:
@@ -289,13 +303,29 @@ def _clips(generator: torch.Generator, batch: int = 1) -> tuple[torch.Tensor, to
 def test_loss_is_smallest_for_the_truth_and_forgives_steady_errors_in_time() -> None:
     generator = torch.Generator().manual_seed(0)
     truth, bicubic = _clips(generator)
-    weights = LossWeights()
+    weights = LossWeights(psnr=0.0)
     floor = loss(truth, truth, bicubic, weights)
     assert 0 < floor < 0.05  # the rounded tip of the distance
     pattern = 0.1 * torch.randn(3, 16, 16, generator=generator)
     steady = loss(truth + pattern, truth, bicubic, weights)
     blinking = loss(truth + pattern * (-1.0) ** torch.arange(4)[:, None, None, None], truth, bicubic, weights)
     assert floor < steady < blinking
+
+
+def test_a_higher_psnr_costs_less() -> None:
+    """The term is the PSNR's gain over bicubic, which a shift of a whole frame does not change much."""
+    generator = torch.Generator().manual_seed(3)
+    truth, bicubic = _clips(generator)
+    result = truth + 0.1 * torch.randn(truth.shape, generator=generator)
+    share = torch.tensor([0.299, 0.587, 0.114]).reshape(3, 1, 1)
+
+    def db(x: torch.Tensor) -> torch.Tensor:
+        error = ((x - truth) * share).sum(dim=2)
+        return -10 * error.var(dim=(-2, -1), correction=0).log10().mean()
+
+    with_term, without = (loss(result, truth, bicubic, LossWeights(psnr=p)) for p in (1.0, 0.0))
+    expected = (db(bicubic) - db(result)) * math.log(10) / 10
+    assert float(with_term - without) == pytest.approx(float(expected), abs=0.03)
 
 
 def test_flicker_costs_most_where_the_truth_stands_still() -> None:
@@ -306,8 +336,8 @@ def test_flicker_costs_most_where_the_truth_stands_still() -> None:
 
     def cost(truth: torch.Tensor) -> float:
         bicubic = torch.zeros_like(truth)
-        steady = loss(truth, truth, bicubic, LossWeights())
-        return float(loss(truth + blink, truth, bicubic, LossWeights(gradient=0.0, temporal=1.0)) - steady)
+        weights = LossWeights(psnr=0.0, gradient=0.0, temporal=1.0)
+        return float(loss(truth + blink, truth, bicubic, weights) - loss(truth, truth, bicubic, weights))
 
     assert cost(still) > 3 * cost(moving)
 

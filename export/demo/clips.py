@@ -91,12 +91,13 @@ class ClipMaker:
         batch, frames = truth.shape[:2]
         draw = self.host.random(batch)
         chosen = np.flatnonzero(draw < LAYERED + CUT)
-        if not len(chosen) or batch < 2:
+        if not len(chosen):
             return truth
         index = sent(torch.from_numpy(chosen), self.device)
         field = torch.randn(len(chosen), 1, 12, 12, generator=self.generator, device=self.device)
         field = F.interpolate(field, size=(self.patch, self.patch), mode="bicubic")
-        image = torch.cat([patches.roll(1, 0)[index], field], dim=1)
+        others = patches.roll(1, 0) if batch > 1 else self._patch()[None]
+        image = torch.cat([others[index], field], dim=1)
         cameras = random_cameras(len(chosen), self.generator, self.device)
         seen = render(image, cameras, frames, self.size)
         # The field changes by about 1 in P/12 pixels: a factor of P/12 makes the outline about a pixel soft.

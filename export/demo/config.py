@@ -57,8 +57,9 @@ FINE = (Stage(until=1.0, side=128, batch=1, steps=(2, 2)),)
 class LossWeights:
     """Beside the distance of colours and of luma, which count 1 each."""
 
+    psnr: float = 1.0  # of the logarithm of luma's squared error
     gradient: float = 0.3  # of edges
-    temporal: float = 0.3  # of changes in time
+    temporal: float = 0.5  # of changes in time
     still: float = 4.0  # how much more those count where the truth stands still
 
 
@@ -77,7 +78,7 @@ class Training:
         Stage(until=1.0, side=256, batch=12, steps=(6, 2)),
     )
     tail: int | None = None  # train the decoder's layers from this one on alone
-    degraded: float = 0.5  # share of clips with blur, noise or compression
+    degraded: float = 0.6  # share of clips with blur, noise or compression
     rate: float = 5e-4
     full_rate_fan_in: int = 144  # wider layers learn at rate x this / fan-in
     warmup: float = 0.02  # fraction of the training

@@ -1,6 +1,7 @@
-"""From clean high-resolution clips to low-resolution ones: blur, reduction, noise, block compression.
+"""From clean high-resolution clips to low-resolution ones: blur, reduction, noise, compression.
 
-The compression is a DCT codec of 8x8 blocks with 4:2:0 chroma. Either every frame is a JPEG of its own; or, like
+The compression is H.264's by libx264, on the CPU; or a DCT codec of 8x8 blocks with 4:2:0 chroma, on the device, in
+which either every frame is a JPEG of its own; or, like
 P frames without motion, the difference to the frame decoded before is coded with one step for all frequencies and
 a dead zone, which leaves errors where they are as long as nothing moves. At a step of 17 its errors have about the
 size, the spectrum and the persistence of x264's at CRF 24.
@@ -16,9 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flashvsr_trt.export.demo.h264 import h264
 from flashvsr_trt.export.demo.resample import resize, round8, sent
 
 SCALE = 4
+VIDEO = 0.6  # share of the compressed clips that libx264 codes
 BLOCK = 8
 # ITU-T T.81, annex K.
 LUMA = (
@@ -48,6 +51,7 @@ class Degradation:
     grey: Tensor  # bool: the same noise in all channels
     quality: Tensor  # JPEG's scale, 1..100, 0 for no compression
     inter: bool  # frames coded as differences
+    crf: Tensor  # libx264's, integers; 0 for none
     kind: str  # reduction filter
 
 
@@ -55,7 +59,13 @@ def clean(batch: int) -> Degradation:
     """Plain bicubic reduction."""
     none = torch.zeros(batch)
     return Degradation(
-        blur=none[:, None].expand(-1, 2), noise=none, grey=none > 0, quality=none, inter=False, kind="bicubic"
+        blur=none[:, None].expand(-1, 2),
+        noise=none,
+        grey=none > 0,
+        quality=none,
+        inter=False,
+        crf=none.int(),
+        kind="bicubic",
     )
 
 
@@ -74,12 +84,14 @@ def random_degradation(batch: int, share: float, generator: torch.Generator) -> 
     blur = 0.3 + 2.2 * rand(2) ** 1.5
     blur = torch.where(same, blur[:, :1].expand(-1, 2), blur)
     inter, other = torch.rand(2, generator=generator).tolist()
+    video = (rand() < VIDEO) & some[:, 2]  # coded by libx264
     return Degradation(
         blur=blur * some[:, :1],
         noise=(1 + 11 * rand() ** 1.5) * some[:, 1],
         grey=rand() < 0.4,
-        quality=(45 + 50 * rand()) * some[:, 2],
+        quality=(45 + 50 * rand()) * (some[:, 2] & ~video),
         inter=inter < 0.5,
+        crf=torch.randint(18, 31, (batch,), generator=generator) * video,
         # One filter a batch: a matrix product for all clips. Other filters only now and then.
         kind="bicubic" if other < 0.85 else "box" if other < 0.93 else "triangle",
     )
@@ -99,6 +111,10 @@ def low_resolution(frames: Tensor, degradation: Degradation, generator: torch.Ge
     if bool((degradation.quality > 0).any()):
         coded = _compress(x, degradation)
         x = torch.where(sent(degradation.quality > 0, x.device)[:, None, None, None, None], coded, x)
+    for clip, crf in zip(x, degradation.crf.tolist(), strict=True):
+        if crf:
+            coded = torch.from_numpy(h264(clip.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy(), crf))
+            clip.copy_(sent(coded.permute(0, 3, 1, 2).float(), x.device))
     return x
 
 

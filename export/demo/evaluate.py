@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -87,29 +86,12 @@ def reduced(truth: np.ndarray, *, degraded: bool) -> np.ndarray:
     """The low-resolution clip of uint8 [T, H, W, 3]: [T, H/4, W/4, 3]."""
     frames = torch.from_numpy(truth).permute(0, 3, 1, 2)[None]
     how = clean(1)
-    generator = torch.Generator().manual_seed(SEED)
-    if not degraded:
-        return _pixels(low_resolution(frames, how, generator)[0])
-    how = dataclasses.replace(how, blur=torch.full((1, 2), BLUR), noise=torch.full((1,), NOISE))
-    return h264(_pixels(low_resolution(frames, how, generator)[0]), CRF)
-
-
-def _pixels(x: Tensor) -> np.ndarray:
-    return x.permute(0, 2, 3, 1).to(torch.uint8).numpy()  # [T, h, w, 3]
-
-
-def h264(frames: np.ndarray, crf: int) -> np.ndarray:
-    """uint8 [T, h, w, 3] through libx264 in 4:2:0 and back; h and w even."""
-    data = io.BytesIO()
-    with av.open(data, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=25, options={"crf": str(crf), "preset": "medium", "threads": "1"})
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    data.seek(0)
-    with av.open(data, "r") as coded:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in coded.decode(video=0)])
+    if degraded:
+        how = dataclasses.replace(
+            how, blur=torch.full((1, 2), BLUR), noise=torch.full((1,), NOISE), crf=torch.full((1,), CRF)
+        )
+    low = low_resolution(frames, how, torch.Generator().manual_seed(SEED))[0]
+    return low.permute(0, 2, 3, 1).to(torch.uint8).numpy()
 
 
 def bicubic(low: np.ndarray) -> np.ndarray:

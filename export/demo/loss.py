@@ -1,4 +1,4 @@
-"""The training loss: a robust distance of colours and of luma, of edges, and of changes in time."""
+"""The training loss: a robust distance of colours and of luma, of edges, and of changes in time, and the PSNR."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ STILL = 0.02  # a change of the truth, about 2.5 levels, that hides most of a fl
 # Share of a frame's mean error that counts. The colour fix takes the mean off at run time; left in full, it is
 # by far the stiffest direction of the problem and sets off oscillations at any useful rate.
 MEAN_SHARE = 0.1
+FLOOR = (1 / 255) ** 2  # of a squared error: half an 8-bit level's
 LUMA = (0.299, 0.587, 0.114)
 
 
@@ -27,18 +28,28 @@ def loss(result: Tensor, truth: Tensor, bicubic: Tensor, weights: LossWeights) -
     error = _mostly_centred(result - truth)
     value = _distance(error, weights) + weights.temporal * _flicker(error, truth, weights.still)
     with torch.no_grad():
-        scale = _distance(_mostly_centred(bicubic - truth), weights)
-    return (value / scale).mean()
+        plain = _mostly_centred(bicubic - truth)
+        scale = _distance(plain, weights)
+    return (value / scale).mean() + weights.psnr * (_log_square(error) - _log_square(plain)).mean()
 
 
 def _mostly_centred(error: Tensor) -> Tensor:
     return error - (1 - MEAN_SHARE) * error.mean(dim=(-2, -1), keepdim=True)
 
 
+def _grey(error: Tensor) -> Tensor:
+    red, green, blue = (share * error[:, :, i] for i, share in enumerate(LUMA))
+    return red + green + blue  # [B, T, H, W]
+
+
+def _log_square(error: Tensor) -> Tensor:
+    """Of luma, per frame [B, T]: the negative PSNR, but for a factor and a constant."""
+    return (_grey(error).square().mean(dim=(-2, -1)) + FLOOR).log()
+
+
 def _distance(error: Tensor, weights: LossWeights) -> Tensor:
     """Of colours, luma and edges, per clip [B]; never 0."""
-    red, green, blue = (share * error[:, :, i] for i, share in enumerate(LUMA))
-    grey = red + green + blue  # [B, T, H, W]
+    grey = _grey(error)
     edges = _robust(grey[..., 1:, :] - grey[..., :-1, :]) + _robust(grey[..., 1:] - grey[..., :-1])
     return _robust(error) + _robust(grey) + weights.gradient * edges
 

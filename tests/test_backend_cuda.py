@@ -64,7 +64,7 @@ def made(self, backend, session, path, graph, make=module._CudaGraph.__init__):
     make(self, backend, OnStream(session, backend.device), path, graph)
 
 
-module.PROVIDER, module.PLACE = "CPUExecutionProvider", "cpu"
+module.PROVIDER, module.PLACE, module.ARENA = "CPUExecutionProvider", "cpu", "cpu"
 module.OrtCuda._provider = lambda self: module.PROVIDER
 module.share_arena = lambda index: None
 module._CudaGraph.__init__ = made

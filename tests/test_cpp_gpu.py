@@ -15,7 +15,7 @@ import pytest
 from cpp_programs import SOURCES, call, moving_frames, need, write_engine_set
 from test_cpp_border import VALGRIND
 
-from flashvsr_trt.runtime.backends.onnxruntime_cuda import _OPTIONS, OrtCuda, share_arena
+from flashvsr_trt.runtime.backends.onnxruntime_cuda import _OPTIONS, ARENA, SHRINK, OrtCuda, share_arena
 
 pytest_plugins = ("cpp_fixtures",)
 
@@ -84,6 +84,7 @@ def test_provider_gets_the_python_runtimes_options(build, seeded_bundle, variabl
     entries = ("session.use_env_allocators", "session.use_device_allocator_for_initializers")
     expected = _OPTIONS | arena | {name: session.get_session_config_entry(name) for name in entries}
     expected |= {"device_id": 0, "user_compute_stream": "the driver's", "disable_synchronize_execution_providers": 1}
+    expected[SHRINK] = f"{ARENA}:0"
     expected["enable_mem_pattern"] = int(session.enable_mem_pattern)
     given_back = ("arena", "given back")
 

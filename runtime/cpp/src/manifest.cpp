@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <string_view>
 
 #include "error.hpp"
 #include "flashvsr_contract.hpp"
@@ -120,6 +121,11 @@ Manifest parse(const Json& data) {
 }
 
 }  // namespace
+
+bool Graph::once() const {
+  constexpr std::string_view ending = "_first";
+  return name.size() > ending.size() && name.compare(name.size() - ending.size(), ending.size(), ending) == 0;
+}
 
 const Tensor& Graph::tensor(const std::string& wanted) const {
   for (const auto* tensors : {&inputs, &outputs})

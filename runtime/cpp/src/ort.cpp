@@ -76,6 +76,9 @@ OrtGraph::OrtGraph(std::shared_ptr<const Ort> ort, const std::string& path, cons
   run_options_.reset(run_options);
   if (!place.waits)
     ort_->check(api.AddRunConfigEntry(run_options, "disable_synchronize_execution_providers", "1"), path);
+  // No later graph fits what it worked in exactly: that would stay beside theirs.
+  if (!place.arena.empty() && graph.once())
+    ort_->check(api.AddRunConfigEntry(run_options, "memory.enable_memory_arena_shrinkage", place.arena.c_str()), path);
   OrtSessionOptions* made = nullptr;
   ort_->check(api.CreateSessionOptions(&made), path);
   const OrtHandle<OrtSessionOptions> options(made, api.ReleaseSessionOptions);

@@ -46,6 +46,7 @@ struct OrtPlace {
   const char* memory = "Cpu";  // ONNX Runtime's name of the device's memory
   int device = 0;
   bool waits = true;  // whether a run ends when the device has finished
+  std::string arena;  // whose unused memory a graph gives back that runs once in a stream; "" for none
   std::function<void(OrtSessionOptions*)> configure;
 };
 

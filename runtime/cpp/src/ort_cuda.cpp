@@ -49,6 +49,7 @@ class OrtCudaQueue : public CudaQueue {
     place_.memory = "Cuda";
     place_.device = CudaQueue::device().index();
     place_.waits = false;
+    place_.arena = "gpu:" + std::to_string(place_.device);
     place_.configure = [this](OrtSessionOptions* session) { configure(session); };
   }
   ~OrtCudaQueue() override {

@@ -11,6 +11,7 @@ Types: `f` stands for the bundle's own type (float32, float16 or bfloat16), the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 Dim = int | str
@@ -25,6 +26,7 @@ STEP_LATENTS = 2  # latent frames of every other step, and of one slab
 STEP_FRAMES = 8  # frames that one slab stands for: of one lq_proj call and of one decoder call
 LATENT_FRAMES = STEP_FRAMES // STEP_LATENTS  # frames that one latent frame stands for
 FIRST_SLABS = FIRST_LATENTS // STEP_LATENTS
+LASTING = ("H", "W", "ring")  # symbols of shapes that stay what they are for a whole stream
 LQ_KERNEL_CONTEXT = 2  # frames of temporal context in front of each lq_proj convolution
 
 
@@ -89,6 +91,13 @@ def evaluate(dim: Dim, symbols: dict[str, int]) -> int:
 
 def evaluate_shape(shape: tuple[Dim, ...], symbols: dict[str, int]) -> tuple[int, ...]:
     return tuple(evaluate(dim, symbols) for dim in shape)
+
+
+def lasting_dims(graph: Graph, symbols: Mapping[str, int]) -> dict[str, int]:
+    """The values of the symbolic dimensions of a graph's inputs that follow from LASTING symbols alone."""
+    dims = {dim for tensor in graph.inputs for dim in tensor.shape if isinstance(dim, str)}
+    known = {name: symbols[name] for name in LASTING if name in symbols}
+    return {dim: evaluate(dim, known) for dim in sorted(dims) if dim.partition("/")[0] in known}
 
 
 def kv_name(kind: str, layer: int, *, new: bool) -> str:

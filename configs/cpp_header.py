@@ -79,6 +79,7 @@ def _manifest() -> str:
             f"DTYPES{{{{{pairs}}}}};",
             _strings("VERSIONS", manifest.VERSIONS),
             _strings("COLOUR_FIXES", contract.COLOUR_FIXES),
+            _strings("LASTING", contract.LASTING),
             f"inline constexpr std::array<int, {len(contract.BITS)}> BITS{{{', '.join(map(str, contract.BITS))}}};",
             "",
         )

@@ -82,7 +82,7 @@ class BoundGraph:
     def run(self, **bound: Buffer) -> None:
         """Runs with the buffers named here in place of, or beside, the graph's own."""
         if self._loaded is None:
-            self._loaded = self._backend.load(self._bundle.graph_path(self._graph.name), self._graph)
+            self._loaded = self._backend.load(self._bundle.graph_path(self._graph.name), self._graph, self._symbols)
         buffers = self.buffers | bound
         self._loaded.run(
             {tensor.name: buffers[tensor.name] for tensor in self._graph.inputs},

@@ -47,3 +47,9 @@ def test_auto_without_engines_says_nothing(tmp_path, monkeypatch, caplog):
 def test_engines_that_were_asked_for_are_not_replaced(engines):
     with pytest.raises(BackendUnavailable):
         open_for("tensorrt")
+
+
+def test_an_unknown_device_is_refused_before_the_bundle_is_opened():
+    with pytest.raises(BackendUnavailable, match="'tpu'") as raised:
+        open_for("tpu", bundle="/nowhere")
+    assert "tensorrt" in raised.value.expected

@@ -15,6 +15,8 @@ import pytest
 from cpp_programs import SOURCES, call, moving_frames, need, write_engine_set
 from test_cpp_border import VALGRIND
 
+from flashvsr_trt.configs import manifest as manifests
+from flashvsr_trt.configs.contract import lasting_dims
 from flashvsr_trt.runtime.backends.onnxruntime_cuda import _OPTIONS, ARENA, SHRINK, OrtCuda, share_arena
 
 pytest_plugins = ("cpp_fixtures",)
@@ -86,6 +88,10 @@ def test_provider_gets_the_python_runtimes_options(build, seeded_bundle, variabl
     expected |= {"device_id": 0, "user_compute_stream": "the driver's", "disable_synchronize_execution_providers": 1}
     expected[SHRINK] = f"{ARENA}:0"
     expected["enable_mem_pattern"] = int(session.enable_mem_pattern)
+    graphs = manifests.load(seeded_bundle).graphs
+    symbols = {"H": 128, "W": 128, "ring": 4}  # of 24x16 pixels, enlarged by 4, and 3 slabs kept
+    for name in ("lq_proj_first", "lq_proj", "dit_first", "dit", "tc_decoder", "post_adain8"):
+        expected |= lasting_dims(graphs[name], symbols)
     given_back = ("arena", "given back")
 
     y4m(build, seeded_bundle, "--device", "cuda", **variables)

@@ -11,6 +11,14 @@ DEVICES = ("auto", "cpu", "cuda")
 LOG = logging.getLogger("flashvsr_trt.backends")
 
 
+def check_device(device: str, known: tuple[str, ...]) -> None:
+    """Raises BackendUnavailable for a device that is none of `known`."""
+    if device not in known:
+        raise BackendUnavailable(
+            f"device {device!r} has no back end in this version", expected=" or ".join(known), todo="use --device cpu"
+        )
+
+
 def open_backend(device: str = "auto", *, threads: int | None = None) -> Backend:
     """Opens the back end for a device.
 
@@ -21,10 +29,7 @@ def open_backend(device: str = "auto", *, threads: int | None = None) -> Backend
     Raises:
         BackendUnavailable: no back end of this installation drives that device.
     """
-    if device not in DEVICES:
-        raise BackendUnavailable(
-            f"device {device!r} has no back end in this version", expected=" or ".join(DEVICES), todo="use --device cpu"
-        )
+    check_device(device, DEVICES)
     import onnxruntime as ort  # lazily, as all that follows: --help needs no back end
 
     if device == "cuda" or (device == "auto" and "CUDAExecutionProvider" in ort.get_available_providers()):

@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from flashvsr_trt.configs.contract import Graph
 
+NOTHING: Mapping[str, int] = MappingProxyType({})
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "uint16": 2, "int64": 8}
 
 
@@ -97,8 +99,13 @@ class Backend(ABC):
         """Fills the buffer with zeros."""
 
     @abstractmethod
-    def load(self, path: Path, graph: Graph) -> StepGraph:
+    def load(self, path: Path, graph: Graph, symbols: Mapping[str, int] = NOTHING) -> StepGraph:
         """Loads one step graph file.
+
+        Args:
+            path: the file.
+            graph: what the manifest says of it.
+            symbols: of its shapes, as far as they are known; every run will have the contract.LASTING ones among them.
 
         Raises:
             BundleError: the file is damaged or does not offer the tensors that the manifest names.

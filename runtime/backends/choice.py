@@ -36,6 +36,7 @@ def open_for(
     Raises:
         BackendUnavailable: the device cannot be used; with the reasons.
     """
+    backends.check_device(device, DEVICES)
     opened = open_bundle(bundle)
     if device == "tensorrt":
         return _tensorrt(opened, variant, tier, cuda_graphs)

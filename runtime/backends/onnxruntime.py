@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from flashvsr_trt.configs.contract import Graph
 from flashvsr_trt.configs.errors import BackendUnavailable, BundleError, FlashVSRError, OutOfMemory
-from flashvsr_trt.runtime.backends.base import NUMPY_TYPES, Backend, Buffer, StepGraph
+from flashvsr_trt.runtime.backends.base import NOTHING, NUMPY_TYPES, Backend, Buffer, StepGraph
 
 # Codes of onnx.TensorProto; the runtime does not import onnx.
 ONNX_TYPES = {"float32": 1, "uint8": 2, "uint16": 4, "int64": 7, "float16": 10, "bfloat16": 16}
@@ -51,7 +51,7 @@ class OrtCpu(Backend):
     def zero(self, buffer: Buffer) -> None:
         host(buffer)[...] = 0
 
-    def load(self, path: Path, graph: Graph) -> StepGraph:
+    def load(self, path: Path, graph: Graph, symbols: Mapping[str, int] = NOTHING) -> StepGraph:
         session = self.open(path)
         check_names(session, path, graph)
         return OrtGraph(self, session, path, graph)

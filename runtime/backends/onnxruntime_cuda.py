@@ -18,11 +18,11 @@ from pathlib import Path
 import onnxruntime as ort
 
 from flashvsr_trt.configs import manifest as manifests
-from flashvsr_trt.configs.contract import Graph
+from flashvsr_trt.configs.contract import Graph, lasting_dims
 from flashvsr_trt.configs.errors import BackendUnavailable
 from flashvsr_trt.plugins_trt.locations import ort_library
 from flashvsr_trt.plugins_trt.spec import ABI
-from flashvsr_trt.runtime.backends.base import Buffer, StepGraph
+from flashvsr_trt.runtime.backends.base import NOTHING, Buffer, StepGraph
 from flashvsr_trt.runtime.backends.cuda import CudaBackend
 from flashvsr_trt.runtime.backends.onnxruntime import (
     FATAL_ONLY,
@@ -83,11 +83,15 @@ class OrtCuda(CudaBackend):
             )
         self.library = usable_library(library or ort_library(), self.device.capability)
 
-    def load(self, path: Path, graph: Graph) -> StepGraph:
+    def load(self, path: Path, graph: Graph, symbols: Mapping[str, int] = NOTHING) -> StepGraph:
         self.device.enter()
+        options = self._session_options(path)
+        # With sizes known, no shape is computed at run time: each such number would be waited for by the host.
+        for dim, size in lasting_dims(graph, symbols).items():
+            options.add_free_dimension_override_by_name(dim, size)
         started = time.perf_counter()
         try:
-            session = ort.InferenceSession(str(path), self._session_options(path), providers=[self._provider()])
+            session = ort.InferenceSession(str(path), options, providers=[self._provider()])
         except Exception as error:  # ONNX Runtime's exceptions have no common base class of their own
             raise load_error(path, error) from error
         finally:

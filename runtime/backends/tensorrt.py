@@ -29,7 +29,7 @@ from flashvsr_trt.engines.targets import serves
 from flashvsr_trt.engines.trt import Flavour
 from flashvsr_trt.plugins_trt import python_plugin
 from flashvsr_trt.plugins_trt.locations import kernels_folder
-from flashvsr_trt.runtime.backends.base import Buffer, StepGraph
+from flashvsr_trt.runtime.backends.base import NOTHING, Buffer, StepGraph
 from flashvsr_trt.runtime.backends.cuda import CudaBackend
 from flashvsr_trt.runtime.backends.device import Device, Memory
 from flashvsr_trt.runtime.bundle import Bundle
@@ -70,7 +70,7 @@ class TensorRt(CudaBackend):
         if array.nbytes <= _MIRRORED:
             self.mirror[buffer.pointer] = np.array(array, order="C")
 
-    def load(self, path: Path, graph: Graph) -> StepGraph:
+    def load(self, path: Path, graph: Graph, symbols: Mapping[str, int] = NOTHING) -> StepGraph:
         self.device.enter()
         started = time.perf_counter()
         try:

@@ -15,7 +15,7 @@ from flashvsr_trt.configs.contract import Graph
 from flashvsr_trt.configs.errors import UsageError
 from flashvsr_trt.configs.schedule import FIRST_OUTPUT, Parameters
 from flashvsr_trt.runtime import console
-from flashvsr_trt.runtime.backends.base import Buffer, StepGraph
+from flashvsr_trt.runtime.backends.base import NOTHING, Buffer, StepGraph
 from flashvsr_trt.runtime.backends.onnxruntime import OrtCpu, OrtGraph
 from flashvsr_trt.runtime.machine import gib
 from flashvsr_trt.runtime.upscaler import Options, upscale
@@ -110,11 +110,11 @@ class Watching(OrtCpu):
         super().__init__(threads)
         self.largest: dict[str, float] = {}
 
-    def load(self, path: Path, graph: Graph) -> StepGraph:
+    def load(self, path: Path, graph: Graph, symbols: Mapping[str, int] = NOTHING) -> StepGraph:
         from flashvsr_trt.export.float8 import GRAPHS, SEEN, watched
 
         if graph.name not in GRAPHS:
-            return super().load(path, graph)
+            return super().load(path, graph, symbols)
         session = self.open(path, watched(path))
         names = [output.name for output in session.get_outputs() if output.name.startswith(SEEN)]
         return _Watched(self, OrtGraph(self, session, path, graph), {name: name.removeprefix(SEEN) for name in names})

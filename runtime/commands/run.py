@@ -17,6 +17,7 @@ from flashvsr_trt.configs.contract import COLOUR_FIXES
 from flashvsr_trt.configs.errors import UsageError
 from flashvsr_trt.configs.schedule import Parameters
 from flashvsr_trt.runtime import console
+from flashvsr_trt.runtime.backends import check_device
 from flashvsr_trt.runtime.backends.base import Backend
 from flashvsr_trt.runtime.backends.choice import DEVICES, open_for
 from flashvsr_trt.runtime.batch import Batch
@@ -192,8 +193,7 @@ def check_flags(flags: dict[str, Any]) -> None:
             raise UsageError(f"{first} and {second} exclude each other", todo="give one of them")
     if flags["as_json"] and flags["output"] == "-":
         raise UsageError("--json and -o - both write to stdout", todo="give -o a file, or drop --json")
-    if flags["device"] not in DEVICES:
-        open_for(flags["device"])  # says what there is
+    check_device(flags["device"], DEVICES)
 
 
 def upscaler_options(flags: dict[str, Any], bundle: Bundle) -> Options:

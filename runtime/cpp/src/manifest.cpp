@@ -167,6 +167,18 @@ Shape evaluate(const std::vector<Dim>& shape, const Symbols& symbols) {
   return values;
 }
 
+Symbols lasting_dims(const Graph& graph, const Symbols& symbols) {
+  Symbols sizes;
+  for (const Tensor& tensor : graph.inputs) {
+    for (const Dim& dim : tensor.shape) {
+      if (!contains(contract::LASTING, dim.symbol) || symbols.count(dim.symbol) == 0) continue;
+      const std::string name = dim.value == 1 ? dim.symbol : dim.symbol + "/" + std::to_string(dim.value);
+      sizes[name] = evaluate({dim}, symbols).front();
+    }
+  }
+  return sizes;
+}
+
 std::size_t item_bytes(const std::string& dtype) {
   static const std::map<std::string, std::size_t> BYTES{{"float32", 4}, {"float16", 2}, {"bfloat16", 2},
                                                         {"uint8", 1},   {"uint16", 2},  {"int64", 8}};

@@ -59,6 +59,9 @@ Manifest load_manifest(const std::string& folder);
 
 Shape evaluate(const std::vector<Dim>& shape, const Symbols& symbols);
 
+// The symbolic dimensions of a graph's inputs, by their text, that stay for a whole stream, and their values.
+Symbols lasting_dims(const Graph& graph, const Symbols& symbols);
+
 // Bytes of one element; throws for a type no graph has.
 std::size_t item_bytes(const std::string& dtype);
 

@@ -50,7 +50,7 @@ void BoundGraph::zero_state() {
 void BoundGraph::run(const Binding& bound) {
   if (loaded_ == nullptr) {
     model_->say(FLASHVSR_LOG_INFO, "loading " + graph_->name);
-    loaded_ = queue_->load(model_->graph_path(graph_->name), *graph_);
+    loaded_ = queue_->load(model_->graph_path(graph_->name), *graph_, symbols_);
   }
   loaded_->run(choose(graph_->inputs, bound), choose(graph_->outputs, bound));
   for (const auto& [after, before] : graph_->state) std::swap(buffers_[after], buffers_[before]);

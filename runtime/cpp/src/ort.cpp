@@ -83,6 +83,8 @@ OrtGraph::OrtGraph(std::shared_ptr<const Ort> ort, const std::string& path, cons
   ort_->check(api.CreateSessionOptions(&made), path);
   const OrtHandle<OrtSessionOptions> options(made, api.ReleaseSessionOptions);
   ort_->check(api.SetSessionLogSeverityLevel(made, ORT_LOGGING_LEVEL_FATAL), path);
+  for (const auto& [name, size] : place.dims)
+    ort_->check(api.AddFreeDimensionOverrideByName(made, name.c_str(), size), path);
   place.configure(made);
   OrtSession* session = nullptr;
   ort_->check(api.CreateSession(ort_->environment(), path.c_str(), made, &session), path + " does not load",

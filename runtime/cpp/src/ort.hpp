@@ -47,6 +47,7 @@ struct OrtPlace {
   int device = 0;
   bool waits = true;  // whether a run ends when the device has finished
   std::string arena;  // whose unused memory a graph gives back that runs once in a stream; "" for none
+  Symbols dims;  // dimensions that are the same in every run
   std::function<void(OrtSessionOptions*)> configure;
 };
 

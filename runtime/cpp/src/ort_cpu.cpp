@@ -44,7 +44,8 @@ class OrtCpuQueue : public HostQueue {
   OrtCpuQueue(std::shared_ptr<Sessions> sessions, const Functions& memory)
       : HostQueue(std::make_shared<Allocator>(memory)), sessions_(std::move(sessions)) {}
 
-  std::shared_ptr<StepGraph> load(const std::string& path, const Graph& graph) override {
+  // The sessions are shared by streams of all sizes.
+  std::shared_ptr<StepGraph> load(const std::string& path, const Graph& graph, const Symbols&) override {
     return sessions_->load(path, graph);
   }
 

@@ -59,8 +59,11 @@ class OrtCudaQueue : public CudaQueue {
     if (entered) leave();
   }
 
-  std::shared_ptr<StepGraph> load(const std::string& path, const Graph& graph) override {
-    return std::make_shared<Loaded>(*this, ort_, path, graph, place_);
+  std::shared_ptr<StepGraph> load(const std::string& path, const Graph& graph, const Symbols& symbols) override {
+    // With sizes known, no shape is computed at run time: each such number would be waited for by the host.
+    OrtPlace place = place_;
+    place.dims = lasting_dims(graph, symbols);
+    return std::make_shared<Loaded>(*this, ort_, path, graph, place);
   }
 
  private:

@@ -60,6 +60,10 @@ void change() {
   changed.AddSessionConfigEntry = [](OrtSessionOptions*, const char* key, const char* value) noexcept -> OrtStatus* {
     return note(key, value);
   };
+  // Noted only: with sizes known ONNX Runtime puts other sums together, and bytes are compared.
+  changed.AddFreeDimensionOverrideByName = [](OrtSessionOptions*, const char* name, int64_t size) noexcept -> OrtStatus* {
+    return note(name, std::to_string(size).c_str());
+  };
   changed.DisableMemPattern = [](OrtSessionOptions*) noexcept -> OrtStatus* { return note("enable_mem_pattern", "0"); };
   changed.CreateArenaCfgV2 = [](const char* const* keys, const size_t* values, size_t count,
                                 OrtArenaCfg** out) noexcept -> OrtStatus* {

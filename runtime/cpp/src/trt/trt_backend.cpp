@@ -72,7 +72,7 @@ class TrtQueue : public CudaQueue {
     if (entered) leave();
   }
 
-  std::shared_ptr<StepGraph> load(const std::string&, const Graph& graph) override {
+  std::shared_ptr<StepGraph> load(const std::string&, const Graph& graph, const Symbols&) override {
     const std::string path = engines_.folder + "/" + engines_.plans.at(graph.name).file;
     return std::make_shared<TrtGraph>(*this, trt_, path, graph, engines_.weight_streaming_mib << 20);
   }

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-STATIC = 0.15  # share of clips without any motion
+STATIC = 0.25  # share of clips without any motion
 SOFT = 0.25  # share of clips from a picture enlarged, whose finest detail is missing as in most videos
 
 

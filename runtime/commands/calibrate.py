@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -125,16 +125,11 @@ class _Watched(StepGraph):
         self._backend, self._inner, self._weights = backend, inner, weights
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
-        binding = self._inner.binding
+        binding, largest = self._inner.binding, self._backend.largest
         binding.clear_binding_outputs()
         for name in self._weights:
             binding.bind_output(name, "cpu")
         self._inner.run(inputs, outputs)
-        for name, value in self._values(binding):
-            largest = self._backend.largest
-            largest[name] = max(largest.get(name, 0.0), value)
-
-    def _values(self, binding: object) -> Iterator[tuple[str, float]]:
-        """Weights and what came in. Those outputs were bound first."""
-        for weight, value in zip(self._weights.values(), binding.get_outputs(), strict=False):  # type: ignore[attr-defined]
-            yield weight, float(value.numpy())
+        # Bound first, they come first.
+        for weight, value in zip(self._weights.values(), binding.get_outputs(), strict=False):
+            largest[weight] = max(largest.get(weight, 0.0), float(value.numpy()))

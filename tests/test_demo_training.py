@@ -481,10 +481,10 @@ class _NoValidation(Validation):
     def __init__(self) -> None:
         self.sets = {}
 
-    def __call__(self, model: DemoModel, autocast: torch.dtype | None) -> dict[str, float]:
+    def __call__(self, model: DemoModel) -> dict[str, float]:
         return {"clean_psnr": 0.0}
 
-    def picture(self, model: DemoModel, path: Path, autocast: torch.dtype | None) -> None:
+    def picture(self, model: DemoModel, path: Path) -> None:
         path.touch()
 
 
@@ -531,7 +531,7 @@ def test_validation_tells_gains_and_the_change_of_a_still_picture(
     start: Networks, images: dict[str, np.ndarray]
 ) -> None:
     model = DemoModel(start)
-    figures = Validation({"drawn": images["procedural/0"]}, 128, CPU)(model, None)
+    figures = Validation({"drawn": images["procedural/0"]}, 128, CPU)(model)
     assert figures.keys() == {f"{k}_{m}" for k in ("clean", "degraded") for m in ("psnr", "ssim", "flicker")} | {
         "still"
     }

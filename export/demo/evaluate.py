@@ -107,7 +107,7 @@ def torch_upscale(model: DemoModel, fix: str = "adain") -> Upscale:
         pad = ((0, frames - count), (0, -height % GRID), (0, -width % GRID), (0, 0))
         lq = torch.from_numpy(np.pad(bicubic(low), pad, mode="edge"))[None]
         latents = (FIRST_LATENTS, *[STEP_LATENTS] * (steps(frames) - 1))
-        return run(model, lq, latents, None, cut=(height, width), fix=fix)[0, :count].numpy()
+        return run(model, lq, latents, cut=(height, width), fix=fix)[0, :count].numpy()
 
     return upscale
 

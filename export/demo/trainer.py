@@ -40,7 +40,6 @@ class Trainer:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings, self.device = settings, device
-        self.autocast = torch.bfloat16 if device.type == "cuda" else None
         self._graph, self._clock = graph and device.type == "cuda", clock
         start = start or initial.networks(settings.sizes, settings.seed)
         self.model = DemoModel(start).to(device)
@@ -111,8 +110,7 @@ class Trainer:
     def _eager(self, batch: Batch, stage: Stage) -> Tensor:
         for parameter in self.model.parameters():
             parameter.grad = None
-        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            result = self.model(batch.noise, batch.lq, stage.steps)
+        result = self.model(batch.noise, batch.lq, stage.steps)
         truth, bicubic = (
             to_unit(pixels[:, : result.shape[1]]).permute(0, 1, 4, 2, 3)  # [B, T, 3, H, W]
             for pixels in (batch.truth, batch.lq)

@@ -33,23 +33,23 @@ class Validation:
                 self.sets[name].append(maker.make(0, 2, FRAMES, degraded=share))
         self.device = device
 
-    def __call__(self, model: DemoModel, autocast: torch.dtype | None) -> dict[str, float]:
+    def __call__(self, model: DemoModel) -> dict[str, float]:
         """Mean gains, e.g. `clean_psnr` in dB and `clean_ssim`, and `clean_flicker` relative to bicubic's; `still`
         is the mean change, in 8-bit levels, from frame to frame of a result whose input does not change."""
         out: dict[str, float] = {}
         for name, batches in self.sets.items():
-            rows = torch.tensor([self._gain(model, clips, autocast) for clips in batches])
+            rows = torch.tensor([self._gain(model, clips) for clips in batches])
             psnr, ssim, flicker = rows.mean(dim=0).tolist()
             out |= {f"{name}_psnr": psnr, f"{name}_ssim": ssim, f"{name}_flicker": flicker}
-        changes = [self._change(model, clips.lq[:1], autocast) for clips in self.sets["clean"]]
+        changes = [self._change(model, clips.lq[:1]) for clips in self.sets["clean"]]
         return out | {"still": sum(changes) / len(changes)}
 
-    def _change(self, model: DemoModel, lq: Tensor, autocast: torch.dtype | None) -> float:
-        result = run(model, lq[:, :1].expand_as(lq), STEPS, autocast)
+    def _change(self, model: DemoModel, lq: Tensor) -> float:
+        result = run(model, lq[:, :1].expand_as(lq), STEPS)
         return float(metrics.flicker(result, result[:, :1].expand_as(result)).mean())
 
-    def _gain(self, model: DemoModel, clips: Clips, autocast: torch.dtype | None) -> list[float]:
-        result = run(model, clips.lq, STEPS, autocast)
+    def _gain(self, model: DemoModel, clips: Clips) -> list[float]:
+        result = run(model, clips.lq, STEPS)
         frames = result.shape[1]
         truth, bicubic = clips.truth[:, :frames], clips.lq[:, :frames]
         return [
@@ -58,12 +58,12 @@ class Validation:
             float(metrics.flicker(result, truth).mean() / metrics.flicker(bicubic, truth).mean()),
         ]
 
-    def picture(self, model: DemoModel, path: Path, autocast: torch.dtype | None) -> None:
+    def picture(self, model: DemoModel, path: Path) -> None:
         """Bicubic, result and truth side by side, a row per clip, the middle frame."""
         rows = []
         for batches in self.sets.values():
             for clips in batches:
-                result = run(model, clips.lq, STEPS, autocast)
+                result = run(model, clips.lq, STEPS)
                 frame = result.shape[1] // 2
                 rows.append(torch.cat([clips.lq[0, frame], result[0, frame], clips.truth[0, frame]], dim=1))
         half = len(rows) // 2
@@ -75,7 +75,6 @@ def run(
     model: DemoModel,
     lq: Tensor,
     steps: Sequence[int],
-    autocast: torch.dtype | None,
     cut: tuple[int, int] | None = None,
     fix: str = "adain",
 ) -> Tensor:
@@ -86,8 +85,7 @@ def run(
     batch, _, height, width, _ = lq.shape
     generator = torch.Generator(lq.device).manual_seed(SEED)
     noise = torch.randn(batch, sum(steps), 16, height // 8, width // 8, generator=generator, device=lq.device)
-    with torch.autocast(lq.device.type, dtype=autocast, enabled=autocast is not None):
-        frames = model(noise, lq, steps)
+    frames = model(noise, lq, steps)
     rows, columns = cut or (height, width)
     fixed = [
         to_pixels(fix_colour(clip[..., :rows, :columns], reference[: len(clip), :rows, :columns], fix), 8)

@@ -115,6 +115,20 @@ print("same")
     assert "libflashvsr_ort.so" in err or "without" not in err
 
 
+def test_an_arena_that_cannot_shrink_is_told(run, seeded_bundle):
+    """ONNX Runtime on a CPU has no arena of that name. The runs are done at once here, so that they can fail."""
+    body = """
+module.ARENA, module._CudaGraph.__init__ = "gpu", made.__defaults__[0]
+frames = np.random.default_rng(0).integers(0, 256, (22, 32, 48, 3), dtype=np.uint8)
+ours, theirs = (np.stack(list(upscale(frames, bundle=sys.argv[1], backend=b))) for b in (module.OrtCuda(), OrtCpu(1)))
+print(np.array_equal(ours, theirs))
+"""
+    out, err = run(body, seeded_bundle)
+    assert out == "True\n"
+    for name in ("lq_proj_first", "dit_first"):
+        assert err.count(f"{name}.onnx: ONNX Runtime gives no memory back") == 1
+
+
 def test_graphs_know_the_canvas(run, seeded_bundle_fp16, tmp_path):
     """Nothing computes a shape: what is left of it would be waited for by the host at each step."""
     body = """

@@ -100,6 +100,18 @@ def test_provider_gets_the_python_runtimes_options(build, seeded_bundle, variabl
     assert seen[-1] == given_back
 
 
+def test_an_arena_that_cannot_shrink_stays(build, seeded_bundle, variables):
+    """The graphs that run once are run again without asking for it, with options of their own made anew."""
+    log = Path(variables["STAND_IN_LOG"])
+    frames, options = [], []
+    for more in ({}, {"STAND_IN_HAS_NO_ARENA": 1}):
+        log.unlink(missing_ok=True)
+        frames.append(y4m(build, seeded_bundle, "--device", "cuda", **variables, **more))
+        options.append(log.read_text().count("disable_synchronize_execution_providers=1"))
+    assert frames[0] == frames[1]
+    assert options[1] - options[0] == len(("lq_proj_first", "dit_first"))
+
+
 def test_one_stream_at_a_time_has_the_arena(build, seeded_bundle, variables):
     """Runs of two CUDA streams would write over each other's memory; tests/cpp/device.c opens two at the end."""
     call(build / "tests" / "device", seeded_bundle, "", **variables)

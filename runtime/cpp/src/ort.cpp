@@ -1,5 +1,6 @@
 #include "ort.hpp"
 
+#include <cstring>
 #include <map>
 #include <set>
 
@@ -71,14 +72,13 @@ OrtGraph::OrtGraph(std::shared_ptr<const Ort> ort, const std::string& path, cons
   OrtMemoryInfo* memory = nullptr;
   ort_->check(api.CreateMemoryInfo(place.memory, OrtDeviceAllocator, place.device, OrtMemTypeDefault, &memory), path);
   memory_.reset(memory);
-  OrtRunOptions* run_options = nullptr;
-  ort_->check(api.CreateRunOptions(&run_options), path);
-  run_options_.reset(run_options);
-  if (!place.waits)
-    ort_->check(api.AddRunConfigEntry(run_options, "disable_synchronize_execution_providers", "1"), path);
+  run_options_ = run_options(place.waits);
   // No later graph fits what it worked in exactly: that would stay beside theirs.
-  if (!place.arena.empty() && graph.once())
-    ort_->check(api.AddRunConfigEntry(run_options, "memory.enable_memory_arena_shrinkage", place.arena.c_str()), path);
+  if (!place.arena.empty() && graph.once()) {
+    ort_->check(api.AddRunConfigEntry(run_options_.get(), "memory.enable_memory_arena_shrinkage", place.arena.c_str()),
+                path);
+    warn_shrinking_ = place.warn;
+  }
   OrtSessionOptions* made = nullptr;
   ort_->check(api.CreateSessionOptions(&made), path);
   const OrtHandle<OrtSessionOptions> options(made, api.ReleaseSessionOptions);
@@ -103,7 +103,30 @@ void OrtGraph::run(const Binding& inputs, const Binding& outputs) {
     ort_->check(api.BindInput(made, name.c_str(), value_on(buffer).get()), path_, FLASHVSR_ERROR_INTERNAL);
   for (const auto& [name, buffer] : outputs)
     ort_->check(api.BindOutput(made, name.c_str(), value_on(buffer).get()), path_, FLASHVSR_ERROR_INTERNAL);
-  ort_->check(api.RunWithBinding(session_.get(), run_options_.get(), made), path_ + " failed", FLASHVSR_ERROR_INTERNAL);
+  execute(made);
+}
+
+void OrtGraph::execute(const OrtIoBinding* binding) {
+  const OrtApi& api = ort_->api();
+  OrtStatus* status = api.RunWithBinding(session_.get(), run_options_.get(), binding);
+  // It looks for the arena before it runs anything.
+  if (status != nullptr && warn_shrinking_ && std::strstr(api.GetErrorMessage(status), "arena shrink list") != nullptr) {
+    warn_shrinking_(path_ + ": ONNX Runtime gives no memory back: " + api.GetErrorMessage(status));
+    api.ReleaseStatus(status);
+    warn_shrinking_ = nullptr;
+    run_options_ = run_options(false);
+    status = api.RunWithBinding(session_.get(), run_options_.get(), binding);
+  }
+  ort_->check(status, path_ + " failed", FLASHVSR_ERROR_INTERNAL);
+}
+
+OrtHandle<OrtRunOptions> OrtGraph::run_options(bool waits) const {
+  OrtRunOptions* made = nullptr;
+  ort_->check(ort_->api().CreateRunOptions(&made), path_);
+  OrtHandle<OrtRunOptions> options(made, ort_->api().ReleaseRunOptions);
+  if (!waits)
+    ort_->check(ort_->api().AddRunConfigEntry(made, "disable_synchronize_execution_providers", "1"), path_);
+  return options;
 }
 
 OrtHandle<OrtValue> OrtGraph::value_on(const Buffer& buffer) const {

@@ -47,6 +47,7 @@ struct OrtPlace {
   int device = 0;
   bool waits = true;  // whether a run ends when the device has finished
   std::string arena;  // whose unused memory a graph gives back that runs once in a stream; "" for none
+  std::function<void(const std::string&)> warn;
   Symbols dims;  // dimensions that are the same in every run
   std::function<void(OrtSessionOptions*)> configure;
 };
@@ -62,6 +63,8 @@ class OrtGraph : public StepGraph {
   using CountOf = OrtStatus*(ORT_API_CALL*)(const OrtSession*, std::size_t*) NO_EXCEPTION;
   using NameOf = OrtStatus*(ORT_API_CALL*)(const OrtSession*, std::size_t, OrtAllocator*, char**) NO_EXCEPTION;
 
+  OrtHandle<OrtRunOptions> run_options(bool waits) const;
+  void execute(const OrtIoBinding* binding);
   OrtHandle<OrtValue> value_on(const Buffer& buffer) const;
   void check_names(const char* kind, const std::vector<Tensor>& tensors, CountOf count_of, NameOf name_of) const;
 
@@ -69,6 +72,7 @@ class OrtGraph : public StepGraph {
   std::string path_;
   OrtHandle<OrtMemoryInfo> memory_;
   OrtHandle<OrtRunOptions> run_options_;
+  std::function<void(const std::string&)> warn_shrinking_;  // where the options ask for it
   OrtHandle<OrtSession> session_;
 };
 

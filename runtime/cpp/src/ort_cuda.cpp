@@ -41,7 +41,7 @@ class OrtCudaQueue : public CudaQueue {
  public:
   // arena: may be none.
   OrtCudaQueue(std::shared_ptr<const Ort> ort, std::string library, std::shared_ptr<const cuda::Device> device,
-               std::unique_ptr<OrtArena> arena, const QueueOptions& options)
+               std::unique_ptr<OrtArena> arena, Say say, const QueueOptions& options)
       : CudaQueue(std::move(device), options),
         ort_(std::move(ort)),
         library_(std::move(library)),
@@ -50,6 +50,7 @@ class OrtCudaQueue : public CudaQueue {
     place_.device = CudaQueue::device().index();
     place_.waits = false;
     place_.arena = "gpu:" + std::to_string(place_.device);
+    place_.warn = [say = std::move(say)](const std::string& text) { say(FLASHVSR_LOG_INFO, text); };
     place_.configure = [this](OrtSessionOptions* session) { configure(session); };
   }
   ~OrtCudaQueue() override {
@@ -127,7 +128,7 @@ class OrtCuda : public Backend {
   }
 
   std::shared_ptr<Queue> open_queue(const QueueOptions& options) override {
-    return std::make_shared<OrtCudaQueue>(ort_, library_, device_, take_arena(), options);
+    return std::make_shared<OrtCudaQueue>(ort_, library_, device_, take_arena(), say_, options);
   }
   bool on_gpu() const override { return true; }
   void require(const std::string&) const override {}

@@ -142,7 +142,8 @@ def _denoise(manifest: Manifest, size: tuple[int, int], options: Options) -> _Pa
     dit = 4 * sizes.dim * 25 * STEP_LATENTS * pixels // TOKEN
     first = 4 * sizes.dim * 15 * FIRST_LATENTS * pixels // TOKEN
     return _Part(
-        weights=_weights(manifest, ("lq_proj.bin", "dit.bin")),
+        # ONNX Runtime widens float8 to float32 on a CPU.
+        weights=_weights(manifest, ("lq_proj.bin", "dit.bin", *["dit8.bin"] * 4)),
         state=_carried(manifest, size, options, _DENOISE) + _border(manifest, size, _DENOISE),
         working=int(ARENA * (projector + max(dit, first))),
     )

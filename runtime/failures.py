@@ -10,6 +10,7 @@ from flashvsr_trt.configs.errors import BackendUnavailable, Cancelled, FlashVSRE
 from flashvsr_trt.runtime import console
 
 _EXPORT_MODULES = {"torch", "onnx", "onnxscript", "onnx_ir", "safetensors", "einops", "huggingface_hub"}
+_EXPORT_MODULES |= {"ml_dtypes", "filelock"}
 
 
 def report(error: BaseException) -> int:

@@ -28,8 +28,9 @@ def limits(bundle: Bundle, backend: Backend, facts: dict[str, Any]) -> dict[str,
     if facts["ms_per_step"] is None or facts["tiles"] is not None:
         return {"matrix_tflops": None, "graphs": {}, "attention": None}
     (width, height), dtype = facts["canvas"], manifests.DTYPES[bundle.manifest.precision]
-    # A CPU widens what it would multiply only slowly in 16 bits.
-    ceiling = max(matrix_rate(backend, x) for x in {dtype, dtype if backend.asynchronous else "float32"})
+    ceiling = matrix_rate(backend, dtype)
+    if not backend.asynchronous and dtype != "float32":  # a CPU multiplies 16 bits faster by widening them
+        ceiling = max(ceiling, matrix_rate(backend, "float32"))
     parameters = Parameters(sparse_ratio=facts["sparse_ratio"], local_range=bundle.manifest.local_range)
     graphs = {}
     for name, flop in step_flops(bundle.manifest, height, width, parameters).items():

@@ -3,6 +3,7 @@
 What this cannot show is that the CUDA provider itself accepts what it is given; everything around it runs here.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 
 from flashvsr_trt.configs.errors import BackendUnavailable
 from flashvsr_trt.runtime.backends import open_backend
-from flashvsr_trt.runtime.backends.onnxruntime_cuda import OrtCuda, usable_library
+from flashvsr_trt.runtime.backends.onnxruntime_cuda import OrtCuda, multiplies_float8, usable_library
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C compiler")
 
@@ -127,6 +128,23 @@ print(np.array_equal(ours, theirs))
     assert out == "True\n"
     for name in ("lq_proj_first", "dit_first"):
         assert err.count(f"{name}.onnx: ONNX Runtime gives no memory back") == 1
+
+
+def test_fp8_without_kernels_is_refused(run, seeded_bundle_fp16, tmp_path):
+    """Its function bodies would run, slower and larger than the fp16 bundle."""
+    bundle = shutil.copytree(seeded_bundle_fp16, tmp_path / "bundle")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    (bundle / "manifest.json").write_text(json.dumps(manifest | {"precision": "fp8"}))
+    body = """
+module.usable_library = lambda *_: None
+try:
+    list(upscale(np.zeros((22, 32, 48, 3), np.uint8), bundle=sys.argv[1], backend=module.OrtCuda()))
+except module.BackendUnavailable as error:
+    print(error)
+"""
+    out, _ = run(body, bundle)
+    assert "FP8 products, which Fake GPU has no kernels for" in out
+    assert "run the fp16 bundle" in out
 
 
 def test_graphs_know_the_canvas(run, seeded_bundle_fp16, tmp_path):
@@ -276,6 +294,10 @@ def test_a_library_that_cannot_serve_is_named(tmp_path, caplog):
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", tmp_path / "new.so", source], check=True)
     assert usable_library(tmp_path / "new.so", 75) is None
     assert usable_library(tmp_path / "new.so", 90) == tmp_path / "new.so"
+    assert not multiplies_float8(tmp_path / "new.so", 90)
+    source.write_text("int flashvsr_multiplies_float8(int c) { return c >= 89; }")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", tmp_path / "eighths.so", source], check=True)
+    assert [multiplies_float8(tmp_path / "eighths.so", capability) for capability in (86, 90)] == [False, True]
     reasons = [record.getMessage() for record in caplog.records]
     assert [any(part in reason for reason in reasons) for part in ("not there", "load", "version 0", "capability 75")]
     assert len(reasons) == 4

@@ -35,6 +35,7 @@ TYPES = {
 # ||out - ref|| / ||ref||: inputs are rounded alike on both sides, so what is left is the rounding of the result and of
 # the one intermediate that a kernel rounds.
 TOLERANCES = {"float16": 1e-3, "bfloat16": 8e-3}
+FLOAT8 = 4e-3  # beside those: Hopper's fast sums of float8 products keep about 13 bits of mantissa
 DIM, HEADS = 1536, 12
 
 
@@ -153,13 +154,14 @@ def test_op(case, element):
     on_gpu = ort.InferenceSession(model(op, shapes, element, attributes), options, providers=cuda)
     on_cpu = ort.InferenceSession(model(op, shapes, "float32", attributes), providers=["CPUExecutionProvider"])
     kinds = dict(op.inputs)
+    tolerance = TOLERANCES[element] + FLOAT8 * ("float8" in kinds.values())
     for seed in range(3):
         feed = draw(op, shapes, seed)
         same = {name: rounded(x, element) if kinds[name] == "T" else x for name, x in feed.items()}
         for out, ref in zip(on_gpu.run(None, feed), on_cpu.run(None, same), strict=True):
             assert out.shape == ref.shape
             error = np.linalg.norm(out - ref) / np.linalg.norm(ref)
-            assert error < TOLERANCES[element], f"seed {seed}: {error:.2e}"  # NaN fails too
+            assert error < tolerance, f"seed {seed}: {error:.2e}"  # NaN fails too
 
 
 def test_cases_are_all_ops():

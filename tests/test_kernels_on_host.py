@@ -125,8 +125,10 @@ def test_to_float8(tmp_path, element):
     x[:6] = np.array([17, 18, 19, 449, -700, 2**-10]) / 64
     x = stored(x, element)
     out = np.full(x.size, 0x7F, np.uint8)
-    scales = np.array([unit, np.nan], np.float32)
-    getattr(compiled("float8", tmp_path), f"run_to_float8_{element}")(*pointers(x, scales, out), 300)
+    scales, apart = np.array([unit, 3], np.float32), np.full(8, np.nan, np.float32)
+    getattr(compiled("float8", tmp_path), f"run_to_float8_{element}")(*pointers(x, scales, out, apart), 300)
+    np.testing.assert_array_equal(apart[::4], scales)
+    assert np.isnan(apart[[1, 2, 3, 5, 6, 7]]).all()
     expected = np.clip(wide(x, element) / unit, -448, 448).astype(ml_dtypes.float8_e4m3fn)
     np.testing.assert_array_equal(out, expected.view(np.uint8))
 

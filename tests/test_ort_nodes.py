@@ -26,9 +26,9 @@ PRODUCTS = {
     "Linear of few rows": "7x8960x1536, epilogue 4, plus 0",
     "LinearGelu": "768x8960x1536, epilogue 36, plus 0",
     "LinearAdd": "768x1536x8960, epilogue 4, plus 1",
-    "Linear8": "768x8960x1536, epilogue 4, plus 0, scales 4, fast",
-    "LinearGelu8": "768x8960x1536, epilogue 36, plus 0, scales 4, fast",
-    "LinearAdd8": "768x1536x8960, epilogue 4, plus 1, scales 4, fast",
+    "Linear8": "768x8960x1536, epilogue 4, plus 0, scales 16, fast",
+    "LinearGelu8": "768x8960x1536, epilogue 36, plus 0, scales 16, fast",
+    "LinearAdd8": "768x1536x8960, epilogue 4, plus 1, scales 16, fast",
 }
 # Kernel and grid of each launch: warps of 8 rows, tiles of 14 x 30 pixels, 32 and 64 shares of a picture.
 LAUNCHES = {

@@ -17,7 +17,7 @@ from flashvsr_trt.export.demo.batches import Batch
 Gradients = Callable[[Batch], Tensor]  # leaves gradients in the parameters, returns the loss
 
 WARM_UP = 3  # runs before the recording: libraries choose algorithms and allocate
-# Relative, in the Euclidean norm. Two plain runs differ by some 1e-3: sums in bf16 in an order that is not fixed.
+# Relative, in the Euclidean norm. Two plain runs differ by some 1e-3: sums in an order that is not fixed.
 TOLERANCE = 0.03
 
 

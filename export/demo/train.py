@@ -6,9 +6,10 @@ machine. One of `--minutes` ends on time on any machine, its learning rate at 0;
 
     ... --minutes 18 --seconds 540, then ... --minutes 18 --seconds 540 --finish
 
-`--tail 15` fine-tunes the end of the decoder alone, for a CPU. The shipped model was made much like
+`--tail 1` fine-tunes the decoder alone, for a CPU, `--tail 15` its end. The shipped model is the mean of two (`...demo.mean`):
 
-    ... --minutes 20, then ... --out FINE --start build/demo/run/weights.safetensors --tail 15 --rate 1e-4 --minutes 35
+    ... --out FINE --start WEIGHTS --tail 1 --rate 1.5e-4 --minutes 108, and from there on
+    ... --out MORE --start FINE/weights.safetensors --rate 2e-4 --minutes 8 --finish --seconds 510
 
 (docs/demo-model.md has its history).
 
@@ -92,8 +93,7 @@ def main() -> None:
     device = torch.device(args.device)
     # Shapes are fixed: the time for trying out convolution algorithms is well spent.
     torch.backends.cudnn.benchmark = True
-    # Products of 10-bit mantissas, but nothing stored in bfloat16: pixels pass through the decoder with an offset, and
-    # 8 bits of mantissa would round them to a level of 8-bit pixels. It cost 0.07 dB (docs/demo-model.md).
+    # TF32, not bfloat16: pixels pass through the decoder with an offset, and a mantissa of 8 bits rounds them to a level.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     settings = _settings(args)
     start = checkpoint.load_weights(args.start) if args.start else None

@@ -155,7 +155,7 @@ CUDA_KERNELS = (
     CudaKernel(
         source="float8.cu",
         name="to_float8",
-        arguments=_arguments("x:*T scales:*fp32 out:*u8 vectors:i32"),
+        arguments=_arguments("x:*T scales:*fp32 out:*u8 apart:*fp32 vectors:i32"),
         threads=256,
     ),
     CudaKernel(

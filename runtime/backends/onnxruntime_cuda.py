@@ -83,9 +83,11 @@ class OrtCuda(CudaBackend):
                 "another back end of this process has the arena of GPU %d: each graph of this one has its own", index
             )
         self.library = usable_library(library or ort_library(), self.device.capability)
+        self._float8 = self.library is not None and multiplies_float8(self.library, self.device.capability)
 
     def load(self, path: Path, graph: Graph, symbols: Mapping[str, int] = NOTHING) -> StepGraph:
         self.device.enter()
+        self._require_float8(path)
         options = self._session_options(path)
         # With sizes known, no shape is computed at run time: each such number would be waited for by the host.
         for dim, size in lasting_dims(graph, symbols).items():
@@ -109,6 +111,16 @@ class OrtCuda(CudaBackend):
     def describe(self) -> str:
         own = "own kernels" if self.library else "without own kernels: slow attention"
         return f"ONNX Runtime {ort.__version__}, CUDA, {self.device.name}, {own}"
+
+    def _require_float8(self, path: Path) -> None:
+        """By its function bodies a bundle of FP8 products would be slower and larger than the one it was made of."""
+        bundled = (path.parent / manifests.FILE_NAME).is_file()
+        if bundled and not self._float8 and manifests.load(path.parent).precision == "fp8":
+            raise BackendUnavailable(
+                f"{path.parent} has FP8 products, which {self.device.name} has no kernels for here",
+                expected="a GPU from RTX 40 or H100 on, cuBLASLt, and this version's own kernels",
+                todo="make kernels, or run the fp16 bundle that it was made of",
+            )
 
     def _provider(self) -> tuple[str, dict[str, str]]:
         return PROVIDER, {"device_id": str(self.index), "user_compute_stream": str(self.device.stream), **_OPTIONS}
@@ -161,6 +173,14 @@ def _run_options() -> ort.RunOptions:
     options = ort.RunOptions()
     options.add_run_config_entry("disable_synchronize_execution_providers", "1")
     return options
+
+
+def multiplies_float8(library: Path, capability: int) -> bool:
+    """Whether that custom-op library has FP8 products on a GPU of that compute capability; older ones have none."""
+    try:
+        return bool(ctypes.CDLL(str(library)).flashvsr_multiplies_float8(capability))
+    except (OSError, AttributeError):
+        return False
 
 
 class _CudaGraph(StepGraph):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping
 from itertools import islice
@@ -12,7 +13,7 @@ import numpy as np
 
 from flashvsr_trt.configs import manifest as manifests
 from flashvsr_trt.configs.contract import Graph
-from flashvsr_trt.configs.errors import UsageError
+from flashvsr_trt.configs.errors import FlashVSRError, UsageError
 from flashvsr_trt.configs.schedule import FIRST_OUTPUT, Parameters
 from flashvsr_trt.runtime import console
 from flashvsr_trt.runtime.backends.base import NOTHING, Buffer, StepGraph
@@ -20,7 +21,7 @@ from flashvsr_trt.runtime.backends.onnxruntime import OrtCpu, OrtGraph
 from flashvsr_trt.runtime.machine import gib
 from flashvsr_trt.runtime.upscaler import Options, upscale
 
-FRAMES = 37  # step 0 and three more
+FRAMES = 45  # step 0 and three more
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
@@ -132,4 +133,9 @@ class _Watched(StepGraph):
         self._inner.run(inputs, outputs)
         # Bound first, they come first.
         for weight, value in zip(self._weights.values(), binding.get_outputs(), strict=False):
-            largest[weight] = max(largest.get(weight, 0.0), float(value.numpy()))
+            seen = float(value.numpy())
+            if not math.isfinite(seen):
+                raise FlashVSRError(
+                    f"the input of {weight} is {seen} in this clip", expected="numbers", todo="calibrate with another"
+                )
+            largest[weight] = max(largest.get(weight, 0.0), seen)

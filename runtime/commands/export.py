@@ -12,7 +12,6 @@ import click
 from flashvsr_trt.configs.errors import UsageError
 from flashvsr_trt.configs.manifest import PRECISIONS, VERSIONS, Manifest
 from flashvsr_trt.runtime import console
-from flashvsr_trt.runtime.commands.calibrate import from_clip
 from flashvsr_trt.runtime.commands.sections import Command, option
 from flashvsr_trt.runtime.machine import gib, peak_rss
 
@@ -78,6 +77,8 @@ def export(output: Path, overwrite: bool, **flags: Any) -> None:
     if clip is None:
         _write(output, flags, overwrite=overwrite)
         return
+    from flashvsr_trt.runtime.commands.calibrate import from_clip  # it loads a back end, which --help needs not
+
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=_parent(output)) as folder:
         fp16 = Path(folder) / "fp16"
         _write(fp16, flags | {"precision": "fp16", "fused": True}, overwrite=False)

@@ -8,8 +8,9 @@
 #include "float8.cu"
 
 #define HOST_FLOAT8(element)                                                                                           \
-  extern "C" void run_to_float8_##element(const uint4* x, const float* scales, uint4* out, int vectors) {             \
-    host::run((vectors + kThreads - 1) / kThreads, 1, kThreads, [=] { to_float8_##element(x, scales, out, vectors); }); \
+  extern "C" void run_to_float8_##element(const uint4* x, const float* scales, uint4* out, float* apart, int vectors) { \
+    host::run((vectors + kThreads - 1) / kThreads, 1, kThreads,                                                        \
+              [=] { to_float8_##element(x, scales, out, apart, vectors); });                                           \
   }
 
 HOST_FLOAT8(float16)

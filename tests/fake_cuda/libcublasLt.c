@@ -57,7 +57,7 @@ int cublasLtMatmul(void* handle, void* at, const float* alpha, const void* a, vo
   FILE* log = fopen(getenv("FAKE_CUDA_LOG"), "a");
   fprintf(log, "matmul %s weight, %s x, %s out, %lux%lux%lu, epilogue %d, plus %g", name_of(of_a->type),
           name_of(of_b->type), name_of(of_d->type), of_b->columns, of_a->columns, of_a->rows, (int)op->set[7], *beta);
-  // The scale of the weight lies behind that of x.
+  // How far the scale of the weight lies behind that of x.
   if (op->has[17] && op->has[18]) fprintf(log, ", scales %ld", (long)(op->set[17] - op->set[18]));
   if (op->has[25] == 1 && op->set[25] == 1) fprintf(log, ", fast");
   fprintf(log, "\n");

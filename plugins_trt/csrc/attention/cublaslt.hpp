@@ -14,12 +14,15 @@ namespace flashvsr {
 
 enum class Epilogue { kBias, kGelu, kAdd };
 
+constexpr int kFirstWithFloat8 = 89;  // compute capability
+
 // x [rows, inner] weight[columns, inner]^T + bias [columns], GELU of it, or plus residual [rows, columns]. Row-major.
 struct Product {
   const void *x, *weight, *bias, *residual;  // residual: only with kAdd
   void* out;
   std::int64_t rows, columns, inner;
-  const float* scales = nullptr;  // float8 only, on the device: what a number of x and one of the weight stand for
+  // float8 only, on the device, 16 bytes apart: what a number of x and one of the weight stand for.
+  const float* scales = nullptr;
 };
 
 // One layer: its plans by number of rows. Thread-safe. Errors are std::runtime_error.

@@ -143,5 +143,10 @@ FLASHVSR_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const O
 // 1 if the kernels inside run on a GPU of this compute capability (e.g. 90), else 0.
 FLASHVSR_EXPORT int flashvsr_can_serve(int compute_capability) { return flashvsr::can_serve(compute_capability); }
 
+// 1 if a GPU of this compute capability multiplies in float8 here, else 0.
+FLASHVSR_EXPORT int flashvsr_multiplies_float8(int compute_capability) {
+  return flashvsr::can_multiply_float8(compute_capability);
+}
+
 // Version of the ops' meaning that the library was built for, plugins_trt/spec.py: ABI.
 FLASHVSR_EXPORT int flashvsr_op_abi() { return flashvsr::spec::kAbi; }

@@ -40,21 +40,24 @@ class LinearNode : public Node {
   }
 
  private:
-  // x in 8 bits, in the memory returned.
+  // x in 8 bits and the scales, in the memory returned.
   Workspace to_float8(const Call& call, Product& product) const {
     demand(call.shape(3) == Shape{2}, "scales is " + text(call.shape(3)));
     const std::int64_t vectors = product.rows * product.inner / kNumbers;
     demand(product.inner % kNumbers == 0 && vectors <= std::numeric_limits<std::int32_t>::max(),
            "x is " + text(call.shape(0)));
-    Workspace eighth = workspace(static_cast<std::size_t>(vectors * kNumbers));
-    product.scales = static_cast<const float*>(call.input(3));
+    const std::size_t bytes = static_cast<std::size_t>(vectors * kNumbers);
+    Workspace eighth = workspace(bytes + kScales);
+    void* scales = static_cast<char*>(eighth.get()) + bytes;
     kernels_->launch("to_float8", static_cast<unsigned>((vectors + kThreads - 1) / kThreads), 1,
-                     {{product.x, product.scales, eighth.get()}, {int(vectors)}}, call.stream());
+                     {{product.x, call.input(3), eighth.get(), scales}, {int(vectors)}}, call.stream());
     product.x = eighth.get();
+    product.scales = static_cast<const float*>(scales);
     return eighth;
   }
 
   static constexpr std::int64_t kNumbers = 16, kThreads = 256;  // see csrc/kernels/float8.cu
+  static constexpr std::size_t kScales = 32;
   Linear linear_;
   std::shared_ptr<const Fused> kernels_;
 };

@@ -290,6 +290,10 @@ bool can_multiply_eighths() { return Linear::available() && is_embedded("to_floa
 
 }  // namespace
 
+bool can_multiply_float8(int compute_capability) {
+  return compute_capability >= kFirstWithFloat8 && can_multiply_eighths();
+}
+
 const std::vector<NodeKind>& node_kinds() {
   static const std::vector<NodeKind> kinds{
       {&spec::kBlockSparseAttention, make<AttentionNode>, always},

@@ -161,7 +161,7 @@ typedef struct flashvsr_model_info {
   const char *model;         /* e.g. "flashvsr" */
   const char *about;         /* one line for people */
   const char *model_version; /* "v1" or "v1.1" */
-  const char *precision;     /* "fp32", "fp16" or "bf16" */
+  const char *precision;     /* "fp32", "fp16", "bf16" or "fp8" */
   const char *backend;       /* library, version and device, for people */
   int32_t local_range;
   int32_t meaningful; /* 0: random weights, the pictures mean nothing */

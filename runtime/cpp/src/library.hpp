@@ -28,8 +28,13 @@ class Library {
 
   template <typename Function>
   void bind(const char* name, Function& function) const {
+    if (!find(name, function)) fail(FLASHVSR_ERROR_BACKEND, "what was loaded as " + title_ + " has no " + name);
+  }
+
+  template <typename Function>
+  bool find(const char* name, Function& function) const {
     function = reinterpret_cast<Function>(dlsym(handle_, name));
-    if (function == nullptr) fail(FLASHVSR_ERROR_BACKEND, "what was loaded as " + title_ + " has no " + name);
+    return function != nullptr;
   }
 
  private:

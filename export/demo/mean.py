@@ -15,7 +15,7 @@ from flashvsr_trt.export.demo.networks import Networks
 
 
 def mean(one: Networks, other: Networks, share: float = 0.5) -> dict[str, dict[str, Tensor]]:
-    """(1 - share) of each of one's tensors and `share` of the other's; KeyError where they are not the same networks."""
+    """(1 - share) of one plus `share` of the other, tensor by tensor; KeyError where they are not the same networks."""
     return {
         name: {key: (1 - share) * tensor.float() + share * other[name][key].float() for key, tensor in state.items()}
         for name, state in one.items()

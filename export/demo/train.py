@@ -6,7 +6,7 @@ machine. One of `--minutes` ends on time on any machine, its learning rate at 0;
 
     ... --minutes 18 --seconds 540, then ... --minutes 18 --seconds 540 --finish
 
-`--tail 1` fine-tunes the decoder alone, for a CPU, `--tail 15` its end. The shipped model is the mean of two (`...demo.mean`):
+`--tail 1` fine-tunes the decoder alone, for a CPU, `--tail 15` its end. The shipped model is the mean (`demo.mean`) of
 
     ... --out FINE --start WEIGHTS --tail 1 --rate 1.5e-4 --minutes 108, and from there on
     ... --out MORE --start FINE/weights.safetensors --rate 2e-4 --minutes 8 --finish --seconds 510
@@ -93,7 +93,7 @@ def main() -> None:
     device = torch.device(args.device)
     # Shapes are fixed: the time for trying out convolution algorithms is well spent.
     torch.backends.cudnn.benchmark = True
-    # TF32, not bfloat16: pixels pass through the decoder with an offset, and a mantissa of 8 bits rounds them to a level.
+    # TF32, not bfloat16: pixels pass through the decoder with an offset, and 8 bits of mantissa round them to a level.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     settings = _settings(args)
     start = checkpoint.load_weights(args.start) if args.start else None

@@ -82,9 +82,7 @@ def to_float8(
         BundleError: `bundle` is not of fp16, or was not what `largest` was seen in.
         OutputExists, WriteError: as of `bundle.write_bundle`.
     """
-    manifest = manifests.load(bundle)
-    if manifest.precision != "fp16":
-        raise BundleError(f"{bundle} is of {manifest.precision}", expected="fp16", todo="export one with --fused")
+    manifest = check_source(bundle)
     with new_folder(out, overwrite=overwrite) as part:
         files = WeightFiles(part)
         for path in sorted(bundle.glob("*.onnx"), key=lambda path: (path.stem.removesuffix("_first"), path.stem)):
@@ -96,11 +94,19 @@ def to_float8(
             write_graph(model, part / path.name)
             if path.stem in GRAPHS:
                 _check(part / path.name)
-                report(f"{path.stem}: {changed} matrix products in float8")
+                report(f"{path.stem}: {changed} of {len(largest)} matrix products in float8")
         files.close()
         made = replace(manifest, precision="fp8", about=f"{manifest.about}; {about}", files=files_of(part))
         manifests.save(made, part)
     return made
+
+
+def check_source(bundle: Path) -> Manifest:
+    """The manifest of a bundle that can become one of FP8; BundleError where it cannot for its type."""
+    manifest = manifests.load(bundle)
+    if manifest.precision != "fp16":
+        raise BundleError(f"{bundle} is of {manifest.precision}", expected="fp16", todo="export one with --fused")
+    return manifest
 
 
 def scale_of(largest: float) -> np.float32:
@@ -136,6 +142,10 @@ def _change(model: ir.Model, largest: Mapping[str, float], path: Path) -> int:
         for index, value in enumerate(inputs):
             node.replace_input_with(index, value)
         changed += 1
+    if not changed:
+        raise BundleError(
+            f"{path}: no product can be in float8", expected=f"matrices whose sides are multiples of {MULTIPLE}"
+        )
     for value in list(model.graph.initializers.values()):
         if not value.uses():
             del model.graph.initializers[str(value.name)]

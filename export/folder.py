@@ -24,7 +24,7 @@ def new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
         OutputExists, BundleError, WriteError: as `bundle.write_bundle` says.
     """
     out = Path(os.path.abspath(out))
-    _refuse_existing(out, overwrite=overwrite)
+    refuse_existing(out, overwrite=overwrite)
     part = out.with_name(f".{out.name}.part")
     lock = FileLock(part / LOCK_NAME, timeout=0)
     try:
@@ -52,7 +52,8 @@ def _clear(part: Path) -> None:
             path.unlink()
 
 
-def _refuse_existing(out: Path, *, overwrite: bool) -> None:
+def refuse_existing(out: Path, *, overwrite: bool) -> None:
+    """Raises OutputExists or BundleError where `new_folder` would."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / manifests.FILE_NAME).is_file():

@@ -96,7 +96,7 @@ def test_calibration_sees_every_product(fp16, largest):
 
 
 def test_calibration_is_of_all_frames(fp16, largest):
-    """Noise has larger inputs than grey at the end of the feed-forward: neither frames before nor behind it hide them."""
+    """Noise has larger inputs than grey at the end of the feed-forward: frames beside it hide none."""
     name, grey = "module.blocks.0.ffn_out.weight", [np.full((32, 32, 3), 128, np.uint8)] * FRAMES
     quiet, last, first = (largest_inputs(fp16, frames)[name] for frames in (grey, grey + pictures(), pictures() + grey))
     assert largest[name] > 1.1 * quiet
@@ -157,8 +157,12 @@ def test_what_is_refused(fp16, fp8, largest, seeded_bundle_fp16, tmp_path):
     (tmp_path / "out" / manifests.FILE_NAME).write_text(json.dumps({}))
     with pytest.raises(OutputExists):
         to_float8(fp16, tmp_path / "out", largest, about="")
-    with pytest.raises(UsageError, match="frames"):
-        from_clip(fp16, str(CLIP), tmp_path / "out", frames=5)
+    with pytest.raises(OutputExists):
+        from_clip(fp16, "/nowhere.mp4", tmp_path / "out")
+    with pytest.raises(UsageError, match=r"clip.mp4 has only 5 frames"):
+        from_clip(fp16, str(CLIP), tmp_path / "new", frames=5)
+    with pytest.raises(BundleError, match="is of fp8"):
+        from_clip(fp8, "/nowhere.mp4", tmp_path / "new")
 
 
 def test_command(fp16, tmp_path):

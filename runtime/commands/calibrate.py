@@ -30,7 +30,7 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.argument("clip")
 @click.option("-o", "--output", type=FOLDER, required=True, help="The FP8 bundle's folder.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
-@click.option("--frames", type=click.IntRange(1), default=FRAMES, show_default=True, help="Of the clip.")
+@click.option("--frames", type=click.IntRange(FIRST_OUTPUT), default=FRAMES, show_default=True, help="Of the clip.")
 @click.option("-s", "--scale", type=float, default=4.0, show_default=True, help="As of run.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
 @console.options
@@ -55,23 +55,31 @@ def from_clip(
     threads: int | None = None,
     overwrite: bool = False,
 ) -> None:
-    """What the command does."""
-    largest, count = seen_in(bundle, clip, frames, scale=scale, threads=threads)
-    about = f"FP8 products, calibrated on {console.counted(count, 'frame')} of {Path(clip).name}"
+    """What the command does; all that can be refused at once is."""
+    from flashvsr_trt.export.float8 import check_source
+    from flashvsr_trt.export.folder import refuse_existing
+
+    refuse_existing(output, overwrite=overwrite)
+    check_source(bundle)
+    pixels = first_frames(clip, frames)
+    largest = largest_inputs(bundle, pixels, scale=scale, threads=threads)
+    about = f"FP8 products, calibrated on {console.counted(len(pixels), 'frame')} of {Path(clip).name}"
     write(bundle, output, largest, about=about, overwrite=overwrite)
 
 
-def seen_in(
-    bundle: Path, clip: str, frames: int, *, scale: float = 4.0, threads: int | None = None
-) -> tuple[dict[str, float], int]:
-    """`largest_inputs` over the first frames of a video, and how many there were."""
+def first_frames(clip: str, count: int = FRAMES) -> list[np.ndarray]:
+    """Up to `count` frames of a video, uint8 [height, width, 3]; UsageError for one too short."""
     from flashvsr_trt.runtime.video.reader import open_source
 
     with open_source(clip) as source:
-        pixels = [frame.rgb for frame in islice(source, frames)]
+        pixels = [frame.rgb for frame in islice(source, count)]
     if len(pixels) < FIRST_OUTPUT:
-        raise UsageError(f"{clip} has {len(pixels)} frames", expected=f"at least {FIRST_OUTPUT}")
-    return largest_inputs(bundle, pixels, scale=scale, threads=threads), len(pixels)
+        raise UsageError(
+            f"{clip} has only {console.counted(len(pixels), 'frame')}",
+            expected=f"at least {FIRST_OUTPUT}",
+            todo="calibrate with a longer clip",
+        )
+    return pixels
 
 
 def largest_inputs(

@@ -77,8 +77,11 @@ def export(output: Path, overwrite: bool, **flags: Any) -> None:
     if clip is None:
         _write(output, flags, overwrite=overwrite)
         return
-    from flashvsr_trt.runtime.commands.calibrate import from_clip  # it loads a back end, which --help needs not
+    from flashvsr_trt.export.folder import refuse_existing
+    from flashvsr_trt.runtime.commands.calibrate import first_frames, from_clip  # loads a back end: not for --help
 
+    refuse_existing(output, overwrite=overwrite)  # this and the next before an export that takes minutes
+    first_frames(clip)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=_parent(output)) as folder:
         fp16 = Path(folder) / "fp16"
         _write(fp16, flags | {"precision": "fp16", "fused": True}, overwrite=False)

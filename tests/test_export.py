@@ -25,6 +25,7 @@ from flashvsr_trt.export.bundle import Options, export_bundle
 from flashvsr_trt.export.colour import Post
 from flashvsr_trt.export.dit import Dit
 from flashvsr_trt.export.external import ALIGNMENT, INLINE_BYTES, WeightFiles
+from flashvsr_trt.export.folder import LOCK_NAME
 from flashvsr_trt.export.lq_proj import LqProj
 from flashvsr_trt.export.seeded import random_weights, write
 from flashvsr_trt.export.tc_decoder import TcDecoder
@@ -299,7 +300,7 @@ def test_killed_export_does_not_stand_in_the_way(tmp_path):
 def test_two_exports_to_one_folder(tmp_path):
     part = tmp_path / ".bundle.part"
     part.mkdir()
-    with FileLock(part / bundle_module.LOCK_NAME), pytest.raises(BundleError, match="another export"):
+    with FileLock(part / LOCK_NAME), pytest.raises(BundleError, match="another export"):
         export_bundle(weights(), tmp_path / "bundle", bundles.SEEDED)
     assert part.exists()  # the other export's
 

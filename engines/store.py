@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from flashvsr_trt.configs.cache import cache_root
 from flashvsr_trt.configs.errors import BundleError, WriteError
+from flashvsr_trt.configs.files import replace_folder
 from flashvsr_trt.configs.manifest import sha256_of
 from flashvsr_trt.engines.key import EngineKey
 
@@ -193,7 +194,7 @@ def create(
             part.mkdir()
             try:
                 _write_set(part, key, plans, about)
-                _replace(part, target)
+                replace_folder(part, target)
             finally:
                 shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
@@ -258,16 +259,6 @@ def refuse(found: EngineSet, reason: str) -> None:
         os.replace(part, path)
     except OSError as error:
         raise WriteError(f"{path} cannot be written: {error}") from error
-
-
-def _replace(part: Path, target: Path) -> None:
-    """Folders cannot be exchanged in one call everywhere: the old set goes aside first."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    part.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def clean(*, keep: Callable[[EngineSet], bool] = lambda found: False) -> list[Path]:

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from flashvsr_trt.configs import manifest as manifests
 from flashvsr_trt.configs.errors import BundleError, OutputExists, WriteError
+from flashvsr_trt.configs.files import replace_folder, sync_file
 
 LOCK_NAME = ".lock"
 
@@ -34,8 +35,8 @@ def new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
             _clear(part)  # of an export that was killed
             yield part
             os.unlink(lock.lock_file)
-            _sync(part)
-            _replace(part, out)
+            sync_file(part)
+            replace_folder(part, out)
         finally:
             shutil.rmtree(part, ignore_errors=True)
             lock.release()
@@ -60,22 +61,3 @@ def refuse_existing(out: Path, *, overwrite: bool) -> None:
         raise BundleError(f"{out} exists and is not a bundle", expected="a new folder, or a bundle to replace")
     if not overwrite:
         raise OutputExists(f"{out} exists", todo="give --overwrite to replace it, or name another folder")
-
-
-def _replace(part: Path, out: Path) -> None:
-    """Folders cannot be exchanged in one call everywhere: the old bundle goes aside, and away at the end."""
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    part.rename(out)
-    _sync(out.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from flashvsr_trt.configs.errors import WriteError
+from flashvsr_trt.configs.files import sync_file
 from flashvsr_trt.runtime import pipeline, session
 from flashvsr_trt.runtime.backends import open_backend
 from flashvsr_trt.runtime.backends.base import Backend
@@ -27,7 +28,6 @@ from flashvsr_trt.runtime.progress import Status
 from flashvsr_trt.runtime.session import Scenes
 from flashvsr_trt.runtime.upscaler import Upscaler
 from flashvsr_trt.runtime.video.frames import Frame, ReadStats
-from flashvsr_trt.runtime.video.images import sync_file
 from flashvsr_trt.runtime.video.output import Copied, publish
 from flashvsr_trt.runtime.video.reader import Source
 from flashvsr_trt.runtime.video.segments import join

@@ -21,6 +21,7 @@ from flashvsr_trt.configs.errors import (
     UsageError,
     WriteError,
 )
+from flashvsr_trt.configs.files import sync_file
 from flashvsr_trt.runtime import session
 from flashvsr_trt.runtime.console import LOG
 from flashvsr_trt.runtime.crew import Crew, Task
@@ -31,7 +32,6 @@ from flashvsr_trt.runtime.parts import Part, find_parts
 from flashvsr_trt.runtime.progress import Gathered, Status
 from flashvsr_trt.runtime.session import Scenes
 from flashvsr_trt.runtime.video.frames import Frame
-from flashvsr_trt.runtime.video.images import sync_file
 from flashvsr_trt.runtime.video.timeline import EncoderClock
 from flashvsr_trt.runtime.work import Kept, Work
 from flashvsr_trt.runtime.worker import PartOfJob

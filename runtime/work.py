@@ -25,7 +25,7 @@ from typing import IO, Any
 import numpy as np
 
 from flashvsr_trt.configs.errors import InputError, WriteError
-from flashvsr_trt.runtime.video.images import sync_file
+from flashvsr_trt.configs.files import sync_file
 from flashvsr_trt.runtime.video.output import lock
 from flashvsr_trt.runtime.video.segments import Segment, damaged
 

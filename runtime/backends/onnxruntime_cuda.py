@@ -83,11 +83,9 @@ class OrtCuda(CudaBackend):
                 "another back end of this process has the arena of GPU %d: each graph of this one has its own", index
             )
         self.library = usable_library(library or ort_library(), self.device.capability)
-        self._float8 = self.library is not None and multiplies_float8(self.library, self.device.capability)
 
     def load(self, path: Path, graph: Graph, symbols: Mapping[str, int] = NOTHING) -> StepGraph:
         self.device.enter()
-        self._require_float8(path)
         options = self._session_options(path)
         # With sizes known, no shape is computed at run time: each such number would be waited for by the host.
         for dim, size in lasting_dims(graph, symbols).items():
@@ -112,12 +110,11 @@ class OrtCuda(CudaBackend):
         own = "own kernels" if self.library else "without own kernels: slow attention"
         return f"ONNX Runtime {ort.__version__}, CUDA, {self.device.name}, {own}"
 
-    def _require_float8(self, path: Path) -> None:
+    def _require_float8(self, bundle: Path) -> None:
         """By its function bodies a bundle of FP8 products would be slower and larger than the one it was made of."""
-        bundled = (path.parent / manifests.FILE_NAME).is_file()
-        if bundled and not self._float8 and manifests.load(path.parent).precision == "fp8":
+        if self.library is None or not multiplies_float8(self.library, self.device.capability):
             raise BackendUnavailable(
-                f"{path.parent} has FP8 products, which {self.device.name} has no kernels for here",
+                f"{bundle} has FP8 products, which {self.device.name} has no kernels for here",
                 expected="a GPU from RTX 40 or H100 on, cuBLASLt, and this version's own kernels",
                 todo="make kernels, or run the fp16 bundle that it was made of",
             )
@@ -132,7 +129,10 @@ class OrtCuda(CudaBackend):
         options.add_session_config_entry("session.use_env_allocators", str(int(self.has_arena)))
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         bundled = (path.parent / manifests.FILE_NAME).is_file()  # the product that measures the GPU is not
-        if self.library is not None and bundled and manifests.load(path.parent).precision != "fp32":
+        precision = manifests.load(path.parent).precision if bundled else "fp32"
+        if precision == "fp8":
+            self._require_float8(path.parent)
+        if self.library is not None and precision != "fp32":
             options.register_custom_ops_library(str(self.library))
         return options
 

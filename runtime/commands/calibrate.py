@@ -62,6 +62,20 @@ def from_clip(
     refuse_existing(output, overwrite=overwrite)
     check_source(bundle)
     pixels = first_frames(clip, frames)
+    from_frames(bundle, pixels, clip, output, scale=scale, threads=threads, overwrite=overwrite)
+
+
+def from_frames(
+    bundle: Path,
+    pixels: list[np.ndarray],
+    clip: str,
+    output: Path,
+    *,
+    scale: float = 4.0,
+    threads: int | None = None,
+    overwrite: bool = False,
+) -> None:
+    """`from_clip` of the frames that `first_frames` gave of a clip."""
     largest = largest_inputs(bundle, pixels, scale=scale, threads=threads)
     about = f"FP8 products, calibrated on {console.counted(len(pixels), 'frame')} of {Path(clip).name}"
     write(bundle, output, largest, about=about, overwrite=overwrite)

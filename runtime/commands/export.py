@@ -78,14 +78,14 @@ def export(output: Path, overwrite: bool, **flags: Any) -> None:
         _write(output, flags, overwrite=overwrite)
         return
     from flashvsr_trt.export.folder import refuse_existing
-    from flashvsr_trt.runtime.commands.calibrate import first_frames, from_clip  # loads a back end: not for --help
+    from flashvsr_trt.runtime.commands.calibrate import first_frames, from_frames  # loads a back end: not for --help
 
     refuse_existing(output, overwrite=overwrite)  # this and the next before an export that takes minutes
-    first_frames(clip)
+    pixels = first_frames(clip)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=_parent(output)) as folder:
         fp16 = Path(folder) / "fp16"
         _write(fp16, flags | {"precision": "fp16", "fused": True}, overwrite=False)
-        from_clip(fp16, clip, output, overwrite=overwrite)
+        from_frames(fp16, pixels, clip, output, overwrite=overwrite)
 
 
 def _parent(output: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -227,12 +226,3 @@ def _png(pixels: Pixels, depth: int) -> bytes:
     # Frame threads would hold the one picture back.
     context.thread_count = 1
     return b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)])
-
-
-def sync_file(path: Path) -> None:
-    """Forces a written file, or the entries of a folder, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -14,9 +14,9 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 
 from flashvsr_trt.configs.errors import OutputExists, UsageError, WriteError
+from flashvsr_trt.configs.files import sync_file
 from flashvsr_trt.runtime.video.colour import RgbWriter
 from flashvsr_trt.runtime.video.frames import FrameTiming, Pixels, upright
-from flashvsr_trt.runtime.video.images import sync_file
 from flashvsr_trt.runtime.video.mux import open_output
 from flashvsr_trt.runtime.video.plan import OutputPlan
 from flashvsr_trt.runtime.video.timeline import EncoderClock

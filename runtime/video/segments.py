@@ -30,8 +30,8 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from flashvsr_trt.configs.errors import WriteError
+from flashvsr_trt.configs.files import sync_file
 from flashvsr_trt.runtime.video.frames import FrameTiming, Pixels
-from flashvsr_trt.runtime.video.images import sync_file
 from flashvsr_trt.runtime.video.mux import add_video
 from flashvsr_trt.runtime.video.output import Copied, OutputFile, Pictures, set_decode_times
 from flashvsr_trt.runtime.video.plan import OutputPlan

@@ -10,8 +10,9 @@ from pathlib import Path
 from av.error import FFmpegError
 
 from flashvsr_trt.configs.errors import InputError, OutputExists, WriteError
+from flashvsr_trt.configs.files import sync_file
 from flashvsr_trt.runtime.video.frames import FrameTiming, Pixels
-from flashvsr_trt.runtime.video.images import ImageEncoder, sync_file
+from flashvsr_trt.runtime.video.images import ImageEncoder
 from flashvsr_trt.runtime.video.output import prepared
 from flashvsr_trt.runtime.video.plan import OutputPlan
 from flashvsr_trt.runtime.video.segments import Segment

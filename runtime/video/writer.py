@@ -13,8 +13,9 @@ from av.error import FFmpegError
 from av.packet import Packet
 
 from flashvsr_trt.configs.errors import OutputExists, WriteError
+from flashvsr_trt.configs.files import sync_file
 from flashvsr_trt.runtime.video.frames import FrameTiming, Pixels
-from flashvsr_trt.runtime.video.images import ImageEncoder, sync_file
+from flashvsr_trt.runtime.video.images import ImageEncoder
 from flashvsr_trt.runtime.video.output import OutputFile, Pictures, lock, prepared, publish, set_decode_times
 from flashvsr_trt.runtime.video.plan import STDOUT, OutputPlan
 from flashvsr_trt.runtime.video.stills import FileNames, publish_folder

@@ -14,7 +14,6 @@ from flashvsr_trt.configs.errors import InputError
 from flashvsr_trt.export.demo import (
     degrade,
     metrics,
-    procedural,
     resample,
 )
 from flashvsr_trt.export.demo.clips import ClipMaker
@@ -22,13 +21,9 @@ from flashvsr_trt.export.demo.images import load
 from flashvsr_trt.export.demo.motion import Cameras, render
 from flashvsr_trt.export.demo.sources import SOURCES, TEST, VALIDATION, split_of
 
+pytest_plugins = ("demo_images",)
+
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def images() -> dict[str, np.ndarray]:
-    drawn = {f"procedural/{i}": np.asarray(procedural.image(np.random.default_rng(i), i, [])) for i in (0, 2)}
-    return {name: pixels[:400, :500] for name, pixels in drawn.items()}
 
 
 # --- resampling, metrics, degradation: against PIL and closed forms

@@ -27,7 +27,6 @@ from flashvsr_trt.export.demo import (
     initial,
     metrics,
     optimise,
-    procedural,
 )
 from flashvsr_trt.export.demo.batches import Batch
 from flashvsr_trt.export.demo.clips import ClipMaker
@@ -41,6 +40,8 @@ from flashvsr_trt.export.demo.trainer import Trainer
 from flashvsr_trt.export.demo.validate import Validation
 from flashvsr_trt.export.dit import Dit
 
+pytest_plugins = ("demo_images",)
+
 CPU = torch.device("cpu")
 SMALL = Training(
     sizes=TINY,
@@ -49,12 +50,6 @@ SMALL = Training(
     rate=1e-4,
     stages=(Stage(until=1.0, side=128, batch=1, steps=(2,)),),
 )
-
-
-@pytest.fixture(scope="module")
-def images() -> dict[str, np.ndarray]:
-    drawn = {f"procedural/{i}": np.asarray(procedural.image(np.random.default_rng(i), i, [])) for i in (0, 2)}
-    return {name: pixels[:400, :500] for name, pixels in drawn.items()}
 
 
 @pytest.fixture(scope="module")

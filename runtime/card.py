@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from flashvsr_trt.configs.errors import OutOfMemory
 from flashvsr_trt.configs.manifest import Manifest
 from flashvsr_trt.configs.schedule import Canvas
 from flashvsr_trt.configs.tiers import GIB, SIZES, Tier, load_tier
 from flashvsr_trt.runtime.backends.base import Backend
-from flashvsr_trt.runtime.planner import Plan, Work, plan
+from flashvsr_trt.runtime.footprint import Work
+from flashvsr_trt.runtime.planner import Plan, plan
 from flashvsr_trt.runtime.upscaler import Options
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ class Card:
         if engines is not None:
             return Card(backend.tier, engines)  # type: ignore[attr-defined]
         memory = backend.device_memory()
-        return None if memory is None else Card.with_memory(memory[0])
+        return None if memory is None else Card.with_memory(min(memory[0], backend.planned_memory or memory[0]))
 
     @staticmethod
     def with_memory(free: int) -> Card:
@@ -51,13 +53,17 @@ class Card:
     ) -> tuple[Options, Plan | None]:
         """The options that fit this card, and their plan.
 
-        Without engines memory is only estimated: what was asked for is tried as it is, and there is no plan.
+        Without engines memory is only estimated: what was asked for is tried as it is, without a plan where the
+        estimate says that it does not fit.
 
         Raises:
             UsageError, OutOfMemory: see planner.plan.
         """
         if not self.bounded and (options.tiling is not None or not may_tile):
-            return options, None
+            try:
+                return options, self.plan(manifest, canvas, options, may_tile=False)
+            except OutOfMemory:
+                return options, None
         made = self.plan(manifest, canvas, options, may_tile=may_tile)
         if made.tiling is not None:
             return replace(options, tiling=made.tiling), made

@@ -1,92 +1,27 @@
-"""How a picture of some size is computed in the memory of a tier: order, tiles, and a budget of device memory.
-
-Weights and scratch memory are what TensorRT told when the
-engines were built; without engines they are estimated. Buffers follow from the contract. Nothing here touches a GPU.
-"""
+"""How a picture of some size is computed in the memory of a tier: order, tiles, and a budget of device memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
 from flashvsr_trt.configs import schedule
-from flashvsr_trt.configs.contract import STEP_FRAMES, Tensor, evaluate_shape
+from flashvsr_trt.configs.contract import STEP_FRAMES
 from flashvsr_trt.configs.errors import OutOfMemory, UsageError
-from flashvsr_trt.configs.manifest import Manifest
-from flashvsr_trt.configs.schedule import GRID, Canvas
-from flashvsr_trt.configs.tiers import MIB, USABLE, Tier
-from flashvsr_trt.engines.key import DECODERS
-from flashvsr_trt.engines.profiles import PICTURE, largest
-from flashvsr_trt.runtime.backends.base import ITEM_BYTES
+from flashvsr_trt.configs.schedule import GRID
+from flashvsr_trt.configs.tiers import MIB, USABLE
+from flashvsr_trt.engines.profiles import PICTURE
+from flashvsr_trt.runtime.footprint import ArenaMemory, EngineMemory, Phase, Work
 from flashvsr_trt.runtime.tiles import DECODER_OVERLAP, DIT_OVERLAP, Axis, Tiling
 
 if TYPE_CHECKING:
     from flashvsr_trt.engines.store import EngineSet
 
-# Scratch bytes a pixel and frame of the real-size network in fp16, as its builds told: for where there are no engines.
-SCRATCH = {
-    "lq_proj_first": 53.0, "lq_proj": 376.0, "dit_first": 1288.0, "dit": 430.0, "tc_decoder": 5410.0,
-    "vae_decoder_first": 1668.0, "vae_decoder": 6054.0, "post": 49.0,
-}  # fmt: skip
 _DECODER = "decoder"
 _DENOISE, _DECODE, _POST = ("lq_proj", "dit"), (_DECODER,), ("post",)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """What shall be planned.
-
-    Attributes:
-        variant: tiny always lets the networks take turns in memory; long and full only where they do not fit together.
-        tiling: tiles that were asked for; None leaves them to the plan.
-        may_tile: whether the plan may cut the picture; tiles change the frames.
-        bounded: whether engines bound the shapes: those of a tier take no larger tile and no larger picture.
-    """
-
-    manifest: Manifest
-    canvas: Canvas
-    tier: Tier
-    variant: str
-    kv_ratio: float = 3.0
-    colour_fix: str = "adain"
-    bits: int = 8
-    tiling: Tiling | None = None
-    may_tile: bool = True
-    bounded: bool = True
-
-    @property
-    def decoder(self) -> str:
-        return DECODERS[self.variant]
-
-    @property
-    def post(self) -> str:
-        return f"post_{self.colour_fix}{self.bits}"
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.canvas.height, self.canvas.width
-
-    def most(self, network: str) -> tuple[int, int]:
-        """Largest (height, width) that the "dit" or the "decoder" takes at once."""
-        if not self.bounded:
-            return self.size
-        return self.tier.tile if network == "dit" else self.tier.decoder_tile
-
-
-@dataclass(frozen=True, kw_only=True)
-class Phase:
-    """What is in device memory at the same time, in bytes."""
-
-    name: str
-    weights: int
-    buffers: int
-    scratch: int
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.buffers + self.scratch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +54,7 @@ def plan(work: Work, engines: EngineSet | None = None) -> Plan:
         OutOfMemory: not even the smallest tiles fit, or tiles are not allowed.
     """
     _check(work)
-    numbers = _Numbers(work, engines)
+    numbers = EngineMemory(work, engines) if engines or work.bounded else ArenaMemory(work)
     if work.tiling is not None:
         made = _tiled(work, numbers, work.tiling)
         if not made.fits:
@@ -138,11 +73,7 @@ def plan(work: Work, engines: EngineSet | None = None) -> Plan:
             expected=f"at most {width}x{height}: its engines take no more at once",
             todo="drop --tile off, or take a larger tier",
         )
-    best = Tiling(dit=_best_tile(work, numbers, "dit"), decoder=_best_tile(work, numbers, _DECODER))
-    made = _tiled(work, numbers, best)
-    if not made.fits:
-        raise _too_small(work, made.peak)
-    return made
+    return _best_tiled(work, numbers)
 
 
 def _check(work: Work) -> None:
@@ -168,7 +99,7 @@ def _check(work: Work) -> None:
                 )
 
 
-def _untiled(work: Work, numbers: _Numbers) -> Iterator[Plan]:
+def _untiled(work: Work, numbers: EngineMemory) -> Iterator[Plan]:
     """The whole canvas at once, if the engines take it: all networks in memory together, then in turns."""
     for most in (work.most("dit"), work.most(_DECODER)):
         if work.size[0] > most[0] or work.size[1] > most[1]:
@@ -178,6 +109,7 @@ def _untiled(work: Work, numbers: _Numbers) -> Iterator[Plan]:
         for name, graphs in (("denoise", _DENOISE), ("decode", (*_DECODE, *_POST)))
     ]
     buffers = sum(part.buffers for part in parts)  # they stay in both cases
+    parts = numbers.beside(parts)
     together = Phase(
         name="all",
         weights=sum(part.weights for part in parts),
@@ -189,17 +121,17 @@ def _untiled(work: Work, numbers: _Numbers) -> Iterator[Plan]:
     yield _plan(work, numbers, None, [replace(part, buffers=buffers) for part in parts], turns=True)
 
 
-def _tiled(work: Work, numbers: _Numbers, tiling: Tiling) -> Plan:
+def _tiled(work: Work, numbers: EngineMemory, tiling: Tiling) -> Plan:
     height, width = work.size
     dit, decoder = ((min(tile[0], height), min(tile[1], width)) for tile in (tiling.dit, tiling.decoder))
     phases = [
         numbers.phase(name, graphs, size, 1 if name == "post" else STEP_FRAMES)
         for name, graphs, size in (("denoise", _DENOISE, dit), ("decode", _DECODE, decoder), ("post", _POST, work.size))
     ]
-    return _plan(work, numbers, tiling, phases, turns=True)
+    return _plan(work, numbers, tiling, numbers.beside(phases), turns=True)
 
 
-def _plan(work: Work, numbers: _Numbers, tiling: Tiling | None, phases: list[Phase], *, turns: bool) -> Plan:
+def _plan(work: Work, numbers: EngineMemory, tiling: Tiling | None, phases: list[Phase], *, turns: bool) -> Plan:
     counts = (1, 1)
     if tiling is not None:
         counts = (
@@ -210,23 +142,34 @@ def _plan(work: Work, numbers: _Numbers, tiling: Tiling | None, phases: list[Pha
     return Plan(work=work, tiling=tiling, turns=turns, tiles=counts, phases=tuple(phases), engines=engines)
 
 
-def _best_tile(work: Work, numbers: _Numbers, network: str) -> tuple[int, int]:
-    """The tile with the least pixels to compute in all, of those that fit; fewer tiles where that is equal."""
-    of_dit = network == "dit"
-    overlap = DIT_OVERLAP if of_dit else DECODER_OVERLAP
-    graphs = _DENOISE if of_dit else _DECODE
-    budget = work.tier.budget - work.tier.reserve_mib * MIB
-    found = []
+def _best_tiled(work: Work, numbers: EngineMemory) -> Plan:
+    """The tiles with the least pixels to compute in all, of those that fit; fewer tiles where that is equal."""
+    pairs = itertools.product(_ordered(work, numbers, "dit"), _ordered(work, numbers, _DECODER))
+    by_cost = sorted(pairs, key=lambda pair: [sum(costs) for costs in zip(pair[0][:2], pair[1][:2], strict=True)])
     smallest = 0
+    for (*_, dit), (*_, decoder) in by_cost:
+        made = _tiled(work, numbers, Tiling(dit=dit, decoder=decoder))
+        if made.fits:
+            return made
+        smallest = min(smallest or made.peak, made.peak)
+    raise _too_small(work, smallest)
+
+
+def _ordered(work: Work, numbers: EngineMemory, network: str) -> list[tuple[int, int, tuple[int, int]]]:
+    """(pixels to compute in all, tiles, size of one) of tiles that are worth a look: each computes more than those
+    before it, and takes less memory."""
+    overlap, graphs = (DIT_OVERLAP, _DENOISE) if network == "dit" else (DECODER_OVERLAP, _DECODE)
+    found = []
     for size in _candidates(work.size, work.most(network), overlap):
-        total = numbers.phase(network, graphs, size, STEP_FRAMES).total
-        smallest = min(smallest or total, total)
-        if total <= budget:
-            count = _tiles(work.size, size, overlap)
-            found.append((count * prod(size), count, size))
-    if not found:
-        raise _too_small(work, smallest + work.tier.reserve_mib * MIB)
-    return min(found)[2]
+        count = _tiles(work.size, size, overlap)
+        found.append((count * prod(size), count, size))
+    out, least = [], None
+    for one in sorted(found):
+        total = numbers.phase(network, graphs, one[2], STEP_FRAMES).total
+        if least is None or total < least:
+            out.append(one)
+            least = total
+    return out
 
 
 def _candidates(size: tuple[int, int], most: tuple[int, int], overlap: int) -> Iterator[tuple[int, int]]:
@@ -248,66 +191,3 @@ def _too_small(work: Work, needed: int) -> OutOfMemory:
         expected=f"at most {tier.budget / 2**30:.1f} GiB, {USABLE:.0%} of {tier.memory_gib}",
         todo="use a larger tier, a smaller --kv-ratio or a smaller scale",
     )
-
-
-class _Numbers:
-    """Bytes that graphs and their buffers take."""
-
-    def __init__(self, work: Work, engines: EngineSet | None) -> None:
-        self._work, self.engines = work, engines
-        self._names = {"decoder": work.decoder, "post": work.post}
-
-    def phase(self, name: str, graphs: Iterable[str], size: tuple[int, int], frames: int) -> Phase:
-        """What these graphs take at that (height, width) and that many frames a call."""
-        chosen = [self._names.get(graph, graph) for graph in graphs]
-        first = [f"{graph}_first" for graph in chosen if f"{graph}_first" in self._work.manifest.graphs]
-        # Step 0 has graphs of its own; they are given back before the others of the same network are loaded.
-        weights = sum(
-            max(self._weights(graph), self._weights(f"{graph}_first") if f"{graph}_first" in first else 0)
-            for graph in chosen
-        )
-        if "lq_proj_first" in first:
-            weights += self._weights("lq_proj_first")  # it stays until step 0 is done
-        return Phase(
-            name=name,
-            weights=weights,
-            buffers=self._buffers([*chosen, *first], size, frames),
-            scratch=max(self._scratch(graph, size, frames) for graph in (*chosen, *first)),
-        )
-
-    def _weights(self, graph: str) -> int:
-        if self.engines is not None:
-            return self.engines.engines[graph].bytes  # the plan holds the weights and the code
-        file = self._work.manifest.files.get(f"{graph.removesuffix('_first')}.bin")
-        eighth = self._work.tier.weights == "fp8" and graph in ("dit", "dit_first")
-        return file.bytes // (2 if eighth else 1) if file else 0
-
-    def _scratch(self, graph: str, size: tuple[int, int], frames: int) -> int:
-        work = self._work
-        pixels = prod(size)
-        if graph.startswith("post"):
-            pixels *= frames
-        if self.engines is None:
-            per_pixel = SCRATCH["post" if graph.startswith("post") else graph]
-            return int(per_pixel * pixels)
-        most = largest(work.manifest.graphs[graph], work.tier)
-        built = max(s["H"] * s["W"] * (s["T"] if graph.startswith("post") else 1) for s in most)
-        return int(self.engines.engines[graph].activations * pixels / built)
-
-    def _buffers(self, graphs: Iterable[str], size: tuple[int, int], frames: int) -> int:
-        """Of all inputs and outputs, but for those that lie inside others: new slabs in the ring, tokens, latents."""
-        work = self._work
-        slots = schedule.ring_slots(work.kv_ratio)
-        values = {"H": size[0], "W": size[1], "T": frames, "ring": slots, "slabs": slots}
-        values |= dict(zip(("height", "width"), work.canvas.output, strict=True))
-        tensors: dict[str, int] = {}
-        for graph in graphs:
-            for tensor in work.manifest.graphs[graph].inputs + work.manifest.graphs[graph].outputs:
-                if not tensor.name.startswith(("k_new", "v_new")):
-                    shared = tensor.name in ("lq_tokens", "latents", "frames", "pixels")
-                    name = tensor.name if shared else f"{graph}/{tensor.name}"
-                    tensors[name] = max(tensors.get(name, 0), self._bytes(tensor, values))
-        return sum(tensors.values())
-
-    def _bytes(self, tensor: Tensor, values: Mapping[str, int]) -> int:
-        return prod(evaluate_shape(tensor.shape, dict(values))) * ITEM_BYTES[self._work.manifest.dtype(tensor)]

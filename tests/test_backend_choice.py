@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 from engine_sets import fake, key
+from stand_in import NoBackend
 
-from flashvsr_trt.configs.errors import BackendUnavailable
+from flashvsr_trt.configs.errors import BackendUnavailable, UsageError
+from flashvsr_trt.configs.tiers import GIB
 from flashvsr_trt.engines import store
-from flashvsr_trt.runtime.backends.choice import has_engines, open_for
+from flashvsr_trt.runtime.backends.choice import has_engines, open_for, plan_for
 from flashvsr_trt.runtime.bundle import open_bundle
+from flashvsr_trt.runtime.card import Card
 
 pytestmark = pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="there is a GPU")
 
@@ -53,3 +56,23 @@ def test_an_unknown_device_is_refused_before_the_bundle_is_opened():
     with pytest.raises(BackendUnavailable, match="'tpu'") as raised:
         open_for("tpu", bundle="/nowhere")
     assert "tensorrt" in raised.value.expected
+
+
+def test_a_tier_is_the_memory_that_is_planned_for():
+    class Gpu(NoBackend):
+        planned_memory = None
+
+        def device_memory(self):
+            return 80 * GIB, 141 * GIB
+
+        def plan_within(self, size):
+            self.planned_memory = size
+
+    gpu = Gpu()
+    for tier, planned in ((None, 80), ("24", 24), ("48gb", 48)):
+        plan_for(tier, gpu)
+        assert Card.of(gpu).tier.memory_gib == planned
+    with pytest.raises(UsageError, match="there is no tier '25'"):
+        plan_for("25", gpu)
+    with pytest.raises(UsageError, match="--tier 24 on stand-in"):
+        plan_for("24", NoBackend())

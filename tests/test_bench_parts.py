@@ -62,6 +62,7 @@ def test_text_of_a_run_on_a_gpu():
         "canvas": [1408, 768], "frames": 96, "variant": "long", "sparse_ratio": 2.0, "fps": 70.0, "seconds": 2.0,
         "fps_steady": 75.0, "ms_per_step": {"dit": 70.0}, "ms_start": {}, "stages": {"decode": 0.1},
         "runtime_share": 0.01, "peak_rss": 2**30, "predicted": 2**30, "peak_device": 11 * 2**30,
+        "predicted_device": 12 * 2**30,
         "transfers": {"upload": {"seconds": 0.02, "bytes": 2**28}}, "matrix_tflops": 780.0,
         "graphs": {"dit": {"tflop": 45.8, "limit_ms": 58.7, "tflops": 654.0, "of_matrix": 0.838}},
         "attention": {

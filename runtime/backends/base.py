@@ -68,10 +68,15 @@ class Backend(ABC):
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.load_seconds = 0.0
         self.transfers: dict[str, tuple[float, int]] = {}
+        self.planned_memory: int | None = None  # the most that runs are planned for; None: all that is free
 
     def device_memory(self) -> tuple[int, int] | None:
         """(free, total) bytes of a device's own memory; None where the host's is used."""
         return None
+
+    def plan_within(self, size: int) -> None:
+        """Runs are planned for so many bytes of a device's memory, though there may be more."""
+        self.planned_memory = size
 
     @abstractmethod
     def allocate(self, shape: tuple[int, ...], dtype: str) -> Buffer:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from flashvsr_trt.configs.errors import FlashVSRError
+from flashvsr_trt.configs.errors import FlashVSRError, UsageError
+from flashvsr_trt.configs.tiers import GIB, load_tier
 from flashvsr_trt.engines.key import DECODERS
 from flashvsr_trt.runtime import backends
 from flashvsr_trt.runtime.backends.base import Backend
@@ -29,12 +30,13 @@ def open_for(
         device: of DEVICES; "tensorrt" wants engines, "auto" takes them where there are some.
         bundle: folder; None: the packaged one.
         variant: that will be run.
-        tier: of the engines; None: the largest that fits.
+        tier: of the engines; None: the largest that fits. Without engines its memory is what runs are planned for.
         cuda_graphs: replay each engine as a whole, where TensorRT offers it.
         threads: CPU threads inside one operator.
 
     Raises:
         BackendUnavailable: the device cannot be used; with the reasons.
+        UsageError: a tier for a device without memory of its own.
     """
     backends.check_device(device, DEVICES)
     opened = open_bundle(bundle)
@@ -45,7 +47,22 @@ def open_for(
             return _tensorrt(opened, variant, tier, cuda_graphs)
         except FlashVSRError as error:
             LOG.warning("the engines of this bundle are not used: %s", error.came)
-    return backends.open_backend(device, threads=threads)
+    backend = backends.open_backend(device, threads=threads)
+    plan_for(tier, backend)
+    return backend
+
+
+def plan_for(tier: str | None, backend: Backend) -> None:
+    """Lets runs on a back end without engines be planned for a card of that tier; None: for what is free.
+
+    Raises:
+        UsageError: no such tier, or the back end computes in host memory.
+    """
+    if tier is None:
+        return
+    if backend.device_memory() is None:
+        raise UsageError(f"--tier {tier} on {backend.describe()}", expected="a GPU", todo="leave --tier away")
+    backend.plan_within(load_tier(tier).memory_gib * GIB)
 
 
 def has_engines(bundle: Bundle, variant: str) -> bool:

@@ -21,6 +21,7 @@ from flashvsr_trt.configs.schedule import FIRST_OUTPUT, STEP, Parameters
 from flashvsr_trt.runtime import console, machine
 from flashvsr_trt.runtime.backends import DEVICES, open_backend
 from flashvsr_trt.runtime.backends.base import Backend
+from flashvsr_trt.runtime.backends.choice import plan_for
 from flashvsr_trt.runtime.bundle import Bundle, open_bundle
 from flashvsr_trt.runtime.commands.bench_text import as_text
 from flashvsr_trt.runtime.commands.random_bundle import SIZES, random_bundle
@@ -93,6 +94,7 @@ class Watch:
 @click.option("--precision", type=click.Choice(PRECISIONS), help="Of the random weights [fp16; fp32 on a CPU].")
 @click.option("--growth", is_flag=True, help="Also with 4 and with 16 times the frames: speed and memory must stay.")
 @click.option("-d", "--device", default="auto", metavar="|".join(DEVICES), help="Where to run it [auto].")
+@click.option("--tier", metavar="GB|FILE", help="Plan for the memory of this tier [what is free].")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of the networks.")
 @click.option("--sparse-ratio", type=float, default=2.0, show_default=True)
 @click.option("--tile", default="auto", metavar="auto|off|WxH", help="As of run [auto].")
@@ -106,6 +108,7 @@ def bench(clip: str | None, bundle: str | None, as_json: bool, **flags: Any) -> 
     The output is encoded as a run would, into a temporary file.
     """
     backend = open_backend(flags["device"], threads=flags["threads"])
+    plan_for(flags["tier"], backend)
     opened = open_bundle(_chosen(bundle, backend, flags))
     say_bundle(opened, backend, packaged=bundle is None and not flags["random_weights"])
     frames = flags["frames"] or (None if clip else _GENERATED_FRAMES)
@@ -225,6 +228,7 @@ def figures(planned: Planned, bundle: Bundle, backend: Backend, report: Report, 
         "runtime_share": round(runtime / inside, 5) if inside else 0.0,
         "peak_rss": report.peak_rss,
         "predicted": planned.memory.total,
+        "predicted_device": None if planned.device is None else planned.device.peak,
     }
 
 

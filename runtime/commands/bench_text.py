@@ -81,7 +81,9 @@ def _beside(facts: dict[str, Any]) -> list[str]:
         share = 100 * told["seconds"] / facts["seconds"]
         lines.append(f"  {way:<10} {told['seconds']:>7.2f} {share:>11.1f} %   {machine.gib(told['bytes'])}")
     if facts["peak_device"] is not None:
-        lines += ["", f"  peak device memory {machine.gib(facts['peak_device'])}"]
+        told = facts["predicted_device"]
+        predicted = "no prediction" if told is None else f"predicted {machine.gib(told)}"
+        lines += ["", f"  peak device memory {machine.gib(facts['peak_device'])}; {predicted}"]
     if "growth" in facts:
         lines += ["", "  frames   fps steady   peak host   peak device"]
         for run in facts["growth"]:

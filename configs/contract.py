@@ -27,6 +27,7 @@ STEP_FRAMES = 8  # frames that one slab stands for: of one lq_proj call and of o
 LATENT_FRAMES = STEP_FRAMES // STEP_LATENTS  # frames that one latent frame stands for
 FIRST_SLABS = FIRST_LATENTS // STEP_LATENTS
 LASTING = ("H", "W", "ring")  # symbols of shapes that stay what they are for a whole stream
+SHAPING = "size"  # input whose numbers decide shapes, [output height, output width]: libraries read it on the host
 LQ_KERNEL_CONTEXT = 2  # frames of temporal context in front of each lq_proj convolution
 
 

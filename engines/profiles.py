@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flashvsr_trt.configs.contract import FIRST_SLABS, STEP_FRAMES, Graph, Tensor, evaluate_shape
+from flashvsr_trt.configs.contract import FIRST_SLABS, SHAPING, STEP_FRAMES, Graph, Tensor, evaluate_shape
 from flashvsr_trt.configs.schedule import GRID
 from flashvsr_trt.configs.tiers import Tier
 
 Shape = tuple[int, ...]
 PICTURE = 4096  # largest side of a picture of several tiles
-VALUES = "size"  # an input whose numbers decide shapes: [output height, output width]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +56,6 @@ def _symbols(tier: Tier, size: tuple[int, ...], frames: int) -> dict[str, int]:
 
 
 def _shape(tensor: Tensor, values: dict[str, int]) -> Shape:
-    if tensor.name == VALUES:
+    if tensor.name == SHAPING:
         return values["height"], values["width"]
     return evaluate_shape(tensor.shape, values)

@@ -47,6 +47,8 @@ class OnStream:
     def run_with_iobinding(self, calls, options):
         bound = list(calls)
         calls.clear()
+        # From the device its bytes would be copied back, and the host wait for all that was enqueued before.
+        assert all((name == "bind_cpu_input") == (of == "size") for name, (of, *_) in bound), bound
 
         def run():
             binding = self.session.io_binding()

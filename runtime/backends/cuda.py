@@ -18,6 +18,7 @@ from flashvsr_trt.runtime.backends.base import ITEM_BYTES, NUMPY_TYPES, Backend,
 from flashvsr_trt.runtime.backends.device import Device, Event, Memory
 from flashvsr_trt.runtime.backends.pinned import HostPool, is_pinned
 
+_MIRRORED = 64  # bytes; what decides shapes is read on the host
 _ASIDE = 1 << 20  # bytes from which on a copy takes longer than it takes to order it among streams
 
 
@@ -48,6 +49,7 @@ class CudaBackend(Backend):
         super().__init__()
         self.device = Device(index)
         self.pool = HostPool(self.device)
+        self.mirror: dict[int, np.ndarray] = {}  # device address -> small uploads
         # What was enqueued and may not be done, in order.
         self._flying: deque[_Passage] = deque()
         self._passed = 0  # how many were taken off
@@ -63,6 +65,8 @@ class CudaBackend(Backend):
         """As in Backend. An array of `host_array` is read later: do not write to it before the next download."""
         if array.nbytes != buffer.bytes:
             raise ValueError(f"{array.nbytes} bytes for a buffer of {buffer.bytes}")
+        if array.nbytes <= _MIRRORED:
+            self.mirror[buffer.pointer] = np.array(array, order="C")
         if not is_pinned(array):
             staged = self.pool.array(array.shape, array.dtype)
             staged[...] = array

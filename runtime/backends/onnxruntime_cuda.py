@@ -18,7 +18,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from flashvsr_trt.configs import manifest as manifests
-from flashvsr_trt.configs.contract import Graph, lasting_dims
+from flashvsr_trt.configs.contract import SHAPING, Graph, lasting_dims
 from flashvsr_trt.configs.errors import BackendUnavailable
 from flashvsr_trt.plugins_trt.locations import ort_library
 from flashvsr_trt.plugins_trt.spec import ABI
@@ -194,6 +194,9 @@ class _CudaGraph(StepGraph):
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         backend, binding = self._backend, self._binding
         for name, buffer in inputs.items():
+            if name == SHAPING:  # bound from the device, it would be copied back, and the host wait for all before it
+                binding.bind_cpu_input(name, backend.mirror[buffer.pointer])
+                continue
             binding.bind_input(name, PLACE, backend.index, ONNX_TYPES[buffer.dtype], buffer.shape, buffer.pointer)
         for name, buffer in outputs.items():
             binding.bind_output(name, PLACE, backend.index, ONNX_TYPES[buffer.dtype], buffer.shape, buffer.pointer)

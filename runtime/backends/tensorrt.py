@@ -16,8 +16,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from flashvsr_trt.configs.cache import cache_root
 from flashvsr_trt.configs.contract import Graph
 from flashvsr_trt.configs.errors import BackendUnavailable, BundleError
@@ -35,7 +33,6 @@ from flashvsr_trt.runtime.backends.device import Device, Memory
 from flashvsr_trt.runtime.bundle import Bundle
 
 LOG = logging.getLogger("flashvsr_trt.tensorrt")
-_MIRRORED = 64  # bytes; TensorRT reads tensors that decide shapes on the host
 
 
 class TensorRt(CudaBackend):
@@ -62,13 +59,7 @@ class TensorRt(CudaBackend):
             self.runtime.engine_host_code_allowed = True  # the plans bring the plug-in along
         else:
             python_plugin.register(flavour.module, kernels_folder())
-        self.mirror: dict[int, np.ndarray] = {}  # device address -> small uploads
         self._scratch: Memory | None = None
-
-    def upload(self, array: np.ndarray, buffer: Buffer) -> None:
-        super().upload(array, buffer)
-        if array.nbytes <= _MIRRORED:
-            self.mirror[buffer.pointer] = np.array(array, order="C")
 
     def load(self, path: Path, graph: Graph, symbols: Mapping[str, int] = NOTHING) -> StepGraph:
         self.device.enter()

@@ -35,7 +35,7 @@ class CudaQueue : public Queue {
   void wait() const;
 
  protected:
-  // A host copy of the buffer's last upload, where it was small: TensorRT reads what decides shapes on the host.
+  // A host copy of the buffer's last upload, where it was small: what decides shapes is read on the host.
   const void* mirrored(const Buffer& buffer) const;
 
  private:

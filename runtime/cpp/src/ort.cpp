@@ -4,6 +4,7 @@
 #include <map>
 #include <set>
 
+#include "flashvsr_contract.hpp"
 #include "library.hpp"
 
 namespace flashvsr {
@@ -66,12 +67,16 @@ OrtGraph::OrtGraph(std::shared_ptr<const Ort> ort, const std::string& path, cons
     : ort_(std::move(ort)),
       path_(path),
       memory_(nullptr, ort_->api().ReleaseMemoryInfo),
+      host_memory_(nullptr, ort_->api().ReleaseMemoryInfo),
+      host_copy_(place.host_copy),
       run_options_(nullptr, ort_->api().ReleaseRunOptions),
       session_(nullptr, ort_->api().ReleaseSession) {
   const OrtApi& api = ort_->api();
   OrtMemoryInfo* memory = nullptr;
   ort_->check(api.CreateMemoryInfo(place.memory, OrtDeviceAllocator, place.device, OrtMemTypeDefault, &memory), path);
   memory_.reset(memory);
+  ort_->check(api.CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, &memory), path);
+  host_memory_.reset(memory);
   run_options_ = run_options(place.waits);
   // No later graph fits what it worked in exactly: that would stay beside theirs.
   if (!place.arena.empty() && graph.once()) {
@@ -100,9 +105,10 @@ void OrtGraph::run(const Binding& inputs, const Binding& outputs) {
   ort_->check(api.CreateIoBinding(session_.get(), &made), path_, FLASHVSR_ERROR_INTERNAL);
   const OrtHandle<OrtIoBinding> binding(made, api.ReleaseIoBinding);
   for (const auto& [name, buffer] : inputs)
-    ort_->check(api.BindInput(made, name.c_str(), value_on(buffer).get()), path_, FLASHVSR_ERROR_INTERNAL);
+    ort_->check(api.BindInput(made, name.c_str(), input_value(name, buffer).get()), path_, FLASHVSR_ERROR_INTERNAL);
   for (const auto& [name, buffer] : outputs)
-    ort_->check(api.BindOutput(made, name.c_str(), value_on(buffer).get()), path_, FLASHVSR_ERROR_INTERNAL);
+    ort_->check(api.BindOutput(made, name.c_str(), value_on(memory_.get(), buffer.data, buffer).get()), path_,
+                FLASHVSR_ERROR_INTERNAL);
   execute(made);
 }
 
@@ -129,12 +135,19 @@ OrtHandle<OrtRunOptions> OrtGraph::run_options(bool waits) const {
   return options;
 }
 
-OrtHandle<OrtValue> OrtGraph::value_on(const Buffer& buffer) const {
+OrtHandle<OrtValue> OrtGraph::input_value(const std::string& name, const Buffer& buffer) const {
+  // Bound from the device, what decides shapes would be copied back, and the host wait for all work before it.
+  if (host_copy_ && name == contract::tensor::size)
+    return value_on(host_memory_.get(), const_cast<void*>(host_copy_(buffer)), buffer);
+  return value_on(memory_.get(), buffer.data, buffer);
+}
+
+OrtHandle<OrtValue> OrtGraph::value_on(const OrtMemoryInfo* memory, void* data, const Buffer& buffer) const {
   OrtValue* value = nullptr;
-  ort_->check(ort_->api().CreateTensorWithDataAsOrtValue(memory_.get(), buffer.data, buffer.bytes(),
-                                                         buffer.shape.data(), buffer.shape.size(),
-                                                         element_type(buffer.dtype), &value),
-              path_, FLASHVSR_ERROR_INTERNAL);
+  ort_->check(
+      ort_->api().CreateTensorWithDataAsOrtValue(memory, data, buffer.bytes(), buffer.shape.data(), buffer.shape.size(),
+                                                 element_type(buffer.dtype), &value),
+      path_, FLASHVSR_ERROR_INTERNAL);
   return {value, ort_->api().ReleaseValue};
 }
 

@@ -48,6 +48,8 @@ struct OrtPlace {
   bool waits = true;  // whether a run ends when the device has finished
   std::string arena;  // whose unused memory a graph gives back that runs once in a stream; "" for none
   std::function<void(const std::string&)> warn;
+  // A host copy of a small buffer's content; none where buffers lie in host memory.
+  std::function<const void*(const Buffer&)> host_copy;
   Symbols dims;  // dimensions that are the same in every run
   std::function<void(OrtSessionOptions*)> configure;
 };
@@ -65,12 +67,14 @@ class OrtGraph : public StepGraph {
 
   OrtHandle<OrtRunOptions> run_options(bool waits) const;
   void execute(const OrtIoBinding* binding);
-  OrtHandle<OrtValue> value_on(const Buffer& buffer) const;
+  OrtHandle<OrtValue> input_value(const std::string& name, const Buffer& buffer) const;
+  OrtHandle<OrtValue> value_on(const OrtMemoryInfo* memory, void* data, const Buffer& buffer) const;
   void check_names(const char* kind, const std::vector<Tensor>& tensors, CountOf count_of, NameOf name_of) const;
 
   std::shared_ptr<const Ort> ort_;
   std::string path_;
-  OrtHandle<OrtMemoryInfo> memory_;
+  OrtHandle<OrtMemoryInfo> memory_, host_memory_;
+  std::function<const void*(const Buffer&)> host_copy_;
   OrtHandle<OrtRunOptions> run_options_;
   std::function<void(const std::string&)> warn_shrinking_;  // where the options ask for it
   OrtHandle<OrtSession> session_;

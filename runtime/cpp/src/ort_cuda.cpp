@@ -59,6 +59,7 @@ class OrtCudaQueue : public CudaQueue {
     place_.waits = false;
     place_.arena = "gpu:" + std::to_string(place_.device);
     place_.warn = [say = std::move(say)](const std::string& text) { say(FLASHVSR_LOG_INFO, text); };
+    place_.host_copy = [this](const Buffer& buffer) { return mirrored(buffer); };
     place_.configure = [this](OrtSessionOptions* session) { configure(session); };
   }
   ~OrtCudaQueue() override {

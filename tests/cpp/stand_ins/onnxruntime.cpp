@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <set>
 #include <string>
 
 namespace {
@@ -14,6 +15,7 @@ const OrtApi* real;
 OrtApi changed;
 char provider[] = "CUDAExecutionProvider";
 char* providers[] = {provider};
+std::set<const OrtMemoryInfo*> on_device;
 
 OrtStatus* note(const char* what, const char* value) {
   std::FILE* file = std::fopen(std::getenv("STAND_IN_LOG"), "a");
@@ -91,7 +93,16 @@ void change() {
   changed.CreateMemoryInfo = [](const char* name, OrtAllocatorType type, int device, OrtMemType memory,
                                 OrtMemoryInfo** out) noexcept -> OrtStatus* {
     if (std::strcmp(name, "Cuda") != 0) return real->CreateStatus(ORT_FAIL, "the memory is not on the device");
-    return real->CreateMemoryInfo("Cpu", type, device, memory, out);
+    OrtStatus* status = real->CreateMemoryInfo("Cpu", type, device, memory, out);
+    if (status == nullptr) on_device.insert(*out);
+    return status;
+  };
+  changed.CreateTensorWithDataAsOrtValue = [](const OrtMemoryInfo* memory, void* data, size_t bytes,
+                                              const int64_t* shape, size_t rank, ONNXTensorElementDataType type,
+                                              OrtValue** out) noexcept -> OrtStatus* {
+    OrtStatus* status = on_device.count(memory) > 0 ? nullptr : note("bytes on the host", std::to_string(bytes).c_str());
+    return status != nullptr ? status
+                             : real->CreateTensorWithDataAsOrtValue(memory, data, bytes, shape, rank, type, out);
   };
 }
 

@@ -9,6 +9,7 @@ Nothing grows with the length of the video: the queues are bounded, the networks
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -21,12 +22,15 @@ import numpy as np
 
 from flashvsr_trt.configs.errors import Cancelled
 from flashvsr_trt.configs.schedule import STEP
+from flashvsr_trt.runtime.ahead import in_order
+from flashvsr_trt.runtime.shared import Shared, Stopped
 from flashvsr_trt.runtime.threads import READER
 from flashvsr_trt.runtime.upscaler import Upscaler
 from flashvsr_trt.runtime.video.frames import Frame, FrameTiming
 
+# Frames that are brought to the canvas's size at a time: a large one takes longer than a GPU needs for it.
+RESIZERS = max(1, min(4, (os.cpu_count() or 1) // 2))
 QUEUED_FRAMES = 2 * STEP  # a step's frames on each side: one being worked on, one ready
-_POLL_S = 0.2  # how long a blocked queue waits before it looks whether the other side has failed
 _READER_S = 3.0  # how long a stop waits for a reader that may be blocked on its input
 _END = None
 _CANCELLED = object()  # in place of an item, where a stop may take the time to keep the state
@@ -107,56 +111,6 @@ class Session:
         raise NotImplementedError
 
 
-class _Shared:
-    """What the three threads share: the first failure, and the wish to stop."""
-
-    def __init__(self, cancel: threading.Event) -> None:
-        self._cancel, self._failed = cancel, threading.Event()
-        self.error: BaseException | None = None
-
-    def fail(self, error: BaseException) -> None:
-        if self.error is None:
-            self.error = error
-        self._failed.set()
-
-    @property
-    def failed(self) -> bool:
-        return self._failed.is_set()
-
-    @property
-    def cancelled(self) -> bool:
-        return self._cancel.is_set()
-
-    def put(self, target: queue.Queue[Any], item: Any, *, heed_cancel: bool = True) -> None:
-        while True:
-            self.check(heed_cancel)
-            try:
-                return target.put(item, timeout=_POLL_S)
-            except queue.Full:
-                continue
-
-    def get(self, source: queue.Queue[Any], *, heed_cancel: bool = True) -> Any:
-        while True:
-            self.check(heed_cancel)
-            try:
-                return source.get(timeout=_POLL_S)
-            except queue.Empty:
-                continue
-
-    def wait(self, event: threading.Event) -> None:
-        while not event.wait(_POLL_S):
-            self.check(heed_cancel=False)
-
-    def check(self, heed_cancel: bool) -> None:
-        """Raises _Stopped where nothing more is wanted."""
-        if self.failed or (heed_cancel and self.cancelled):
-            raise _Stopped
-
-
-class _Stopped(Exception):
-    """Another thread failed, or the user cancelled: leave quietly."""
-
-
 def run(
     frames: Iterable[Frame],
     upscaler: Upscaler,
@@ -183,7 +137,7 @@ def run(
     """
     cancel = cancel or threading.Event()
     session = session or Session()
-    shared, progress = _Shared(cancel), Progress(session.start)
+    shared, progress = Shared(cancel), Progress(session.start)
     ready: queue.Queue[Any] = queue.Queue(QUEUED_FRAMES)
     done: queue.Queue[Any] = queue.Queue(QUEUED_FRAMES)
     # A daemon: a reader that waits for a silent pipe cannot be woken, and must not keep the process.
@@ -195,7 +149,7 @@ def run(
         reader.start()
         writer.start()
         _Networks(shared, upscaler, ready, done, session).run(progress, on_progress)
-    except _Stopped:
+    except Stopped:
         pass
     except BaseException as error:  # KeyboardInterrupt too: the threads must end before it leaves
         shared.fail(error)
@@ -208,7 +162,7 @@ def run(
     return progress
 
 
-def _join(shared: _Shared, writer: threading.Thread, reader: threading.Thread) -> None:
+def _join(shared: Shared, writer: threading.Thread, reader: threading.Thread) -> None:
     if writer.ident is not None:
         writer.join()
     # Only a stop can leave a reader behind: the writer ends otherwise after the reader.
@@ -216,17 +170,17 @@ def _join(shared: _Shared, writer: threading.Thread, reader: threading.Thread) -
         reader.join(_READER_S if shared.failed or shared.cancelled else None)
 
 
-def _guarded(shared: _Shared, work: Callable[..., None], *args: Any) -> None:
+def _guarded(shared: Shared, work: Callable[..., None], *args: Any) -> None:
     try:
         work(shared, *args)
-    except _Stopped:
+    except Stopped:
         pass
     except BaseException as error:  # handed to the calling thread, which raises it
         shared.fail(error)
 
 
 def _read(
-    shared: _Shared,
+    shared: Shared,
     frames: Iterable[Frame],
     upscaler: Upscaler,
     ready: queue.Queue[Any],
@@ -234,17 +188,20 @@ def _read(
     session: Session,
 ) -> None:
     source = iter(frames)
+
+    def resized(item: tuple[Frame, bool]) -> tuple[np.ndarray | None, float]:
+        began, (frame, _) = time.perf_counter(), item
+        lq = upscaler.prepare(frame.rgb) if frame.timing.index >= session.start else None
+        return lq, time.perf_counter() - began
+
     try:
-        began = time.perf_counter()
-        for frame, begins_scene in session.scenes(source):
-            decoded = time.perf_counter()
-            progress.seconds["decode"] += decoded - began
-            if frame.timing.index >= session.start:
-                lq = upscaler.prepare(frame.rgb)
-                progress.seconds["resize"] += time.perf_counter() - decoded
+        for (frame, begins_scene), (lq, seconds) in in_order(
+            _decoded(session.scenes(source), progress), resized, RESIZERS
+        ):
+            progress.seconds["resize"] += seconds
+            if lq is not None:
                 progress.frames_in += 1
                 shared.put(ready, (lq, frame.timing, begins_scene))
-            began = time.perf_counter()
         shared.put(ready, _END)
     finally:
         # On this thread, for nobody else may close what this thread may still be reading.
@@ -252,12 +209,20 @@ def _read(
             source.close()
 
 
+def _decoded(frames: Iterable[tuple[Frame, bool]], progress: Progress) -> Iterator[tuple[Frame, bool]]:
+    began = time.perf_counter()
+    for item in frames:
+        progress.seconds["decode"] += time.perf_counter() - began
+        yield item
+        began = time.perf_counter()
+
+
 class _Networks:
     """The calling thread: frames through the networks, scene by scene."""
 
     def __init__(
         self,
-        shared: _Shared,
+        shared: Shared,
         upscaler: Upscaler,
         ready: queue.Queue[Any],
         done: queue.Queue[Any],
@@ -297,7 +262,7 @@ class _Networks:
         began = time.perf_counter()
         try:
             return self._shared.get(self._ready)
-        except _Stopped:
+        except Stopped:
             if self._shared.failed or not self._keeps:
                 raise
             return _CANCELLED
@@ -335,7 +300,7 @@ class _Networks:
         self._progress.seconds["keep"] += time.perf_counter() - began
 
 
-def _write(shared: _Shared, write: Write, done: queue.Queue[Any], progress: Progress, session: Session) -> None:
+def _write(shared: Shared, write: Write, done: queue.Queue[Any], progress: Progress, session: Session) -> None:
     heed_cancel = session.every is None
     while (item := shared.get(done, heed_cancel=heed_cancel)) is not _END:
         if isinstance(item, Point):

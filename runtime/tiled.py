@@ -22,7 +22,7 @@ from flashvsr_trt.runtime.decoders import DECODERS, Post
 from flashvsr_trt.runtime.denoiser import Denoiser
 from flashvsr_trt.runtime.floats import from_float32, to_float32
 from flashvsr_trt.runtime.settings import Settings
-from flashvsr_trt.runtime.tiles import Grid, Tiling
+from flashvsr_trt.runtime.tiles import Grid, Piece, Tiling
 
 CELL = 8  # pixels of a latent cell's side
 
@@ -68,19 +68,19 @@ class TiledNetworks:
         out: list[np.ndarray] = []
         denoiser = Denoiser(self._bundle, self._backend, self._settings, self._dit_grid.tile)
         for index, tile in enumerate(self._dit_grid):
-            state, weights = self._dit_states[index], self._dit_grid.weights(index, CELL)
+            state, pieces = self._dit_states[index], self._dit_grid.pieces(index, CELL)
             if steps[0][0] == 0:
                 denoiser.reset((tile.top, tile.left))
             else:
                 denoiser.load_state(state, (tile.top, tile.left))
             for place, (step, lq) in enumerate(steps):
                 self._on_work()
-                latents = to_float32(self._backend.download(denoiser.denoise(step, tile.pixels(lq))), self._type)
+                latents = self._backend.download(denoiser.denoise(step, tile.pixels(lq)))
                 if place == len(out):
                     height, width = self._size
                     shape = (len(latents), LATENT_CHANNELS, height // CELL, width // CELL)
                     out.append(np.zeros(shape, np.float32))
-                tile.of(out[place], CELL)[...] += weights * latents
+                self._blend(latents, tile.of(out[place], CELL), pieces)
             denoiser.save_state(state)
         return out
 
@@ -116,7 +116,7 @@ class TiledNetworks:
         most = max(len(latents) for _, latents in steps)
         buffer = self._backend.allocate((most, LATENT_CHANNELS, height // CELL, width // CELL), self._type)
         for index, tile in enumerate(self._decoder_grid):
-            weights = self._decoder_grid.weights(index)
+            pieces = self._decoder_grid.pieces(index)
             if steps[0][0] == 0:
                 decoder.reset()
             else:
@@ -127,13 +127,21 @@ class TiledNetworks:
                 done = 0
                 self._on_work()
                 for decoded, _ in decoder.decode(step, part, tile.pixels(conditions[place])):
-                    new = to_float32(self._backend.download(decoded), self._type)
-                    tile.of(frames[place])[done : done + len(new)] += (weights * new).astype(
-                        self._blend_type, copy=False
-                    )
+                    new = self._backend.download(decoded)
+                    self._blend(new, tile.of(frames[place])[done : done + len(new)], pieces)
                     done += len(new)
                     self._on_work()
             decoder.save_state(self._decoder_states[index])
+
+    def _blend(self, new: np.ndarray, into: np.ndarray, pieces: Sequence[Piece]) -> None:
+        """Adds a tile [..., rows, columns], as it was downloaded, with its weights; `into` is its part of the whole."""
+        for piece in pieces:
+            at = (..., piece.rows, piece.columns)
+            part = to_float32(new[at], self._type) if self._type == "bfloat16" else new[at]
+            if piece.weights is None:
+                into[at] = part
+            else:
+                into[at] += (piece.weights * part).astype(into.dtype, copy=False)
 
     def save_state(self) -> dict[str, np.ndarray]:
         """All that the next segment needs, by name."""

@@ -12,6 +12,7 @@ the weights of far pixels are small, and the seams are measured.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -107,6 +108,15 @@ class Axis:
         return np.clip((at - self.ramps[border - 1]) / self.overlap, 0, 1)
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A rectangle of a tile in cells of it, with its weights; None where they are 1."""
+
+    rows: slice
+    columns: slice
+    weights: np.ndarray | None  # float32 [rows, columns]
+
+
 class Grid:
     """Tiles over a canvas (height, width), row by row."""
 
@@ -130,3 +140,23 @@ class Grid:
         row, column = self._places[index]
         rows, columns = self.rows.weights(row, per_cell), self.columns.weights(column, per_cell)
         return np.outer(rows, columns).astype(np.float32)
+
+    def pieces(self, index: int, per_cell: int = 1) -> list[Piece]:
+        """A tile where it has weight, cut so that most of it needs only to be copied."""
+        row, column = self._places[index]
+        out = []
+        for (top, along), (left, across) in itertools.product(
+            _runs(self.rows.weights(row, per_cell)), _runs(self.columns.weights(column, per_cell))
+        ):
+            whole = (along == 1).all() and (across == 1).all()
+            weights = None if whole else np.outer(along, across).astype(np.float32)
+            out.append(Piece(slice(top, top + len(along)), slice(left, left + len(across)), weights))
+        return out
+
+
+def _runs(weights: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """(first index, weights) of the stretches of 1 and of the ramps between them, without those of 0."""
+    kinds = np.where(weights == 1, 2, weights > 0)
+    borders = np.flatnonzero(np.diff(kinds)) + 1
+    starts = [0, *borders.tolist()]
+    return [(start, part) for start, part in zip(starts, np.split(weights, borders), strict=True) if part[0] > 0]

@@ -13,6 +13,7 @@ from stand_in import StandIn, manifest
 from flashvsr_trt.configs.errors import Cancelled, InputError, WriteError
 from flashvsr_trt.runtime import pipeline
 from flashvsr_trt.runtime import upscaler as upscaler_module
+from flashvsr_trt.runtime.ahead import in_order
 from flashvsr_trt.runtime.bundle import Bundle
 from flashvsr_trt.runtime.pipeline import QUEUED_FRAMES
 from flashvsr_trt.runtime.upscaler import Options, Upscaler
@@ -244,3 +245,22 @@ def test_progress_never_runs_backwards_and_counts_the_stages(monkeypatch):
     assert progress.seconds["upscale"] >= steps * Slow.pause
     assert set(progress.seconds) == {"decode", "resize", "upscale", "encode", "wait_input", "wait_output"}
     assert progress.fps > 0
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_results_come_in_order_and_no_more_items_are_taken_than_workers(workers):
+    taken = []
+
+    def items():
+        for number in range(9):
+            taken.append(number)
+            yield number
+
+    def work(number):
+        time.sleep(0.002 * (9 - number))  # later ones are done first
+        return 10 * number
+
+    for item, result in in_order(items(), work, workers):
+        assert result == 10 * item
+        assert len(taken) <= item + workers
+    assert taken == list(range(9))

@@ -100,6 +100,8 @@ class Watch:
 @click.option("--tile", default="auto", metavar="auto|off|WxH", help="As of run [auto].")
 @click.option("--overlap", type=click.IntRange(1), metavar="PX", help="As of run.")
 @click.option("--segment-steps", type=click.IntRange(1), default=8, show_default=True, help="Of tiny and of tiles.")
+@click.option("-c", "--codec", help="As of run.")
+@click.option("--preset", help="As of run; ultrafast, where the encoder keeps the networks waiting.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @console.options
 def bench(clip: str | None, bundle: str | None, as_json: bool, **flags: Any) -> None:
@@ -146,6 +148,7 @@ def _run(
             source=clip or str(generated(Path(folder), size, frames or _GENERATED_FRAMES)),
             output=str(Path(folder) / "out.mkv"),
             size=size,
+            video=OutputOptions(codec=flags["codec"], preset=flags["preset"]),
             options=Options(
                 variant=flags["variant"],
                 segment_steps=flags["segment_steps"],

@@ -13,17 +13,19 @@ _LOOK_S = 0.02
 class DeviceMemory:
     """Looks 50 times a second at the device's memory. `peak`: bytes more than at the start; None without a GPU.
 
+    `before`: bytes in use at the start of an earlier watch, to be compared with: a back end may keep what it got.
+
     All processes on the GPU count: measure on one that is otherwise idle.
     """
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, before: int | None = None) -> None:
         self._backend, self._stop = backend, threading.Event()
-        self._before = self._used()
-        self._peak = self._before
+        self._peak = self._used()
+        self.before = self._peak if before is None else before
         self._thread = threading.Thread(target=self._watch, name="device memory", daemon=True)
 
     def __enter__(self) -> DeviceMemory:
-        if self._before is not None:
+        if self.before is not None:
             self._thread.start()
         return self
 
@@ -36,7 +38,7 @@ class DeviceMemory:
 
     @property
     def peak(self) -> int | None:
-        return None if self._peak is None or self._before is None else self._peak - self._before
+        return None if self._peak is None or self.before is None else self._peak - self.before
 
     def _used(self) -> int | None:
         told = self._backend.device_memory()

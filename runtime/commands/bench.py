@@ -114,12 +114,13 @@ def bench(clip: str | None, bundle: str | None, as_json: bool, **flags: Any) -> 
     opened = open_bundle(_chosen(bundle, backend, flags))
     say_bundle(opened, backend, packaged=bundle is None and not flags["random_weights"])
     frames = flags["frames"] or (None if clip else _GENERATED_FRAMES)
-    facts = _run(clip, frames, opened, backend, flags)
+    before = DeviceMemory(backend).before
+    facts = _run(clip, frames, opened, backend, flags, before)
     facts |= limits(opened, backend, facts)
     if flags["growth"]:
         if clip:
             raise UsageError("--growth with a clip", expected="a generated clip", todo="leave the clip away")
-        more = [_run(clip, times * (frames or 1), opened, backend, flags) for times in _GROWTH]
+        more = [_run(clip, times * (frames or 1), opened, backend, flags, before) for times in _GROWTH]
         facts["growth"] = [{key: run[key] for key in _GROWING} for run in (facts, *more)]
     click.echo(json.dumps(facts) if as_json else as_text(facts))
 
@@ -138,7 +139,7 @@ def _chosen(bundle: str | None, backend: Backend, flags: dict[str, Any]) -> Path
 
 
 def _run(
-    clip: str | None, frames: int | None, opened: Bundle, backend: Backend, flags: dict[str, Any]
+    clip: str | None, frames: int | None, opened: Bundle, backend: Backend, flags: dict[str, Any], before: int | None
 ) -> dict[str, Any]:
     """One run from decoding to encoding, and its figures."""
     parameters = Parameters(sparse_ratio=flags["sparse_ratio"], local_range=opened.manifest.local_range)
@@ -162,16 +163,21 @@ def _run(
         say_plan(planned)
         display = choose_display(quiet=console.quiet())
         return run_stoppable(
-            lambda cancel: measure(planned, opened, backend, display, cancel),
+            lambda cancel: measure(planned, opened, backend, display, cancel, before),
             on_stop=lambda: console.LOG.warning("stopping after this step"),
             at_once=lambda: shutil.rmtree(folder, ignore_errors=True),
         )
 
 
 def measure(
-    planned: Planned, bundle: Bundle, backend: Backend, display: Display, cancel: threading.Event
+    planned: Planned,
+    bundle: Bundle,
+    backend: Backend,
+    display: Display,
+    cancel: threading.Event,
+    before: int | None = None,
 ) -> dict[str, Any]:
-    """Runs the job and gives the figures."""
+    """Runs the job and gives the figures; `before` is as of DeviceMemory."""
     options = planned.options
     segment = options.segment_steps - 1 if options.phased and options.tiling is None else 0
     watch = Watch(backend, FIRST_OUTPUT + STEP * segment)
@@ -180,18 +186,18 @@ def measure(
         watch.frame(status.upscaled)
         display.update(status)
 
-    before = dict(backend.transfers)
+    copied = dict(backend.transfers)
     display.begin(Path(planned.info.path).name, planned.frames_out)
     try:
-        with DeviceMemory(backend) as memory:
+        with DeviceMemory(backend, before) as memory:
             report = execute(planned, bundle, backend, on_status=look, cancel=cancel)
     finally:
         display.end()
     facts = figures(planned, bundle, backend, report, watch)
     transfers = {
         way: {
-            "seconds": round(seconds - before.get(way, (0.0, 0))[0], 4),
-            "bytes": count - before.get(way, (0.0, 0))[1],
+            "seconds": round(seconds - copied.get(way, (0.0, 0))[0], 4),
+            "bytes": count - copied.get(way, (0.0, 0))[1],
         }
         for way, (seconds, count) in backend.transfers.items()
     }

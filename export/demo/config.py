@@ -84,6 +84,7 @@ class Training:
     warmup: float = 0.02  # fraction of the training
     weight_decay: float = 1e-4
     clip_norm: float = 0.5
+    alike: bool = False  # every clip of a batch pulls equally: smooth and still ones would decide alone
     average: float = 0.999  # of the weights, per iteration
     loss: LossWeights = LossWeights()
 

@@ -79,7 +79,7 @@ def random_degradation(batch: int, share: float, generator: torch.Generator) -> 
         return torch.rand(batch, *shape, generator=generator)
 
     degraded = rand() < share
-    some = (rand(3) < 0.7) & degraded[:, None]
+    some = (rand(3) < 0.8) & degraded[:, None]
     same = rand(1) < 0.6  # isotropic blur
     blur = 0.3 + 2.2 * rand(2) ** 1.5
     blur = torch.where(same, blur[:, :1].expand(-1, 2), blur)
@@ -87,11 +87,11 @@ def random_degradation(batch: int, share: float, generator: torch.Generator) -> 
     video = (rand() < VIDEO) & some[:, 2]  # coded by libx264
     return Degradation(
         blur=blur * some[:, :1],
-        noise=(1 + 11 * rand() ** 1.5) * some[:, 1],
+        noise=(0.3 + 11.7 * rand() ** 1.5) * some[:, 1],
         grey=rand() < 0.4,
         quality=(45 + 50 * rand()) * (some[:, 2] & ~video),
         inter=inter < 0.5,
-        crf=torch.randint(18, 31, (batch,), generator=generator) * video,
+        crf=torch.randint(12, 31, (batch,), generator=generator) * video,
         # One filter a batch: a matrix product for all clips. Other filters only now and then.
         kind="bicubic" if other < 0.85 else "box" if other < 0.93 else "triangle",
     )

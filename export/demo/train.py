@@ -123,9 +123,12 @@ def _settings(args: argparse.Namespace) -> Training:
         "rate": args.rate,
         "degraded": args.degraded,
         "tail": args.tail,
+        "alike": args.alike or None,
         "stages": None if args.tail is None else FINE,
     }
-    return dataclasses.replace(Training(), **{k: v for k, v in chosen.items() if v is not None})
+    settings = dataclasses.replace(Training(), **{k: v for k, v in chosen.items() if v is not None})
+    sizes = {k: v for k, v in (("batch", args.batch), ("side", args.side)) if v is not None}
+    return dataclasses.replace(settings, stages=tuple(dataclasses.replace(s, **sizes) for s in settings.stages))
 
 
 def _arguments() -> argparse.Namespace:
@@ -137,6 +140,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, help="peak learning rate")
     parser.add_argument("--degraded", type=float, help="share of degraded clips")
     parser.add_argument("--tail", type=int, metavar="LAYER", help="train only the decoder's layers from this one on")
+    parser.add_argument("--batch", type=int, help="clips of an iteration, in all stages")
+    parser.add_argument("--side", type=int, help="of the clips, in pixels, a multiple of 128, in all stages")
+    parser.add_argument("--alike", action="store_true", help="every clip of a batch pulls equally")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--iterations", type=int, help="of the whole training, over all calls")
     length.add_argument("--minutes", type=float, help="of the whole training, over all calls")

@@ -111,6 +111,8 @@ class Trainer:
         for parameter in self.model.parameters():
             parameter.grad = None
         result = self.model(batch.noise, batch.lq, stage.steps)
+        if self.settings.alike:
+            result.register_hook(_alike)
         truth, bicubic = (
             to_unit(pixels[:, : result.shape[1]]).permute(0, 1, 4, 2, 3)  # [B, T, 3, H, W]
             for pixels in (batch.truth, batch.lq)
@@ -141,6 +143,12 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.iteration, self.seconds = state["iteration"], state["seconds"]
         self.curve = list(state["curve"])
+
+
+def _alike(gradient: Tensor) -> Tensor:
+    """The gradient of a batch of results, each clip's scaled to the same norm."""
+    norms = gradient.flatten(1).norm(dim=1).clamp_min(torch.finfo(gradient.dtype).tiny)
+    return gradient * (norms.mean() / norms)[:, None, None, None, None]
 
 
 def _train_tail(model: DemoModel, first: int) -> None:

@@ -229,32 +229,6 @@ except ValueError:
     assert out == "refused\n"
 
 
-@pytest.mark.parametrize("refused", [False, True])
-def test_large_host_memory_is_locked_in_huge_pages_where_the_driver_takes_them(run, refused):
-    body = """
-cuda = module.OrtCuda()
-locked = cuda.device._driver._cuda.fake_locked
-arrays = [cuda.host_array((3 << 20,), "uint8") for _ in range(2)]
-assert all(is_pinned(array) for array in arrays)
-assert all(array.ctypes.data % (2 << 20) == 0 for array in arrays) or not locked()
-for value, array in enumerate(arrays):
-    array[...] = value
-buffer = cuda.allocate((3 << 20,), "uint8")
-for array in arrays:
-    cuda.upload(array, buffer)
-    assert np.array_equal(cuda.download(buffer), array)
-print(locked())
-del arrays, array, buffer
-cuda.pool.__del__()
-print(locked())
-cuda.pool._free.clear()
-"""
-    out, _ = run(body, **({"FAKE_CUDA_LOCKS_NOTHING": "1"} if refused else {}))
-    locked, left = map(int, out.split())
-    assert (locked > 0) != refused
-    assert left <= 1  # the last upload's source is let go by the next one
-
-
 def test_one_back_end_has_the_arena(run):
     """Two streams would write over what the other has freed and not read yet."""
     body = """

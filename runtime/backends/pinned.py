@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-import mmap
 import threading
 from collections import defaultdict
 from typing import Any
 
 import numpy as np
 
-from flashvsr_trt.configs.errors import FlashVSRError
 from flashvsr_trt.runtime.backends.device import Device
 
-_PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE, CU_MEMHOSTREGISTER_PORTABLE
-_HUGE = 2 << 20  # bytes of a huge page, as Linux has them on x86
+_PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE
 _SMALLEST = 4096
 
 
@@ -27,7 +24,6 @@ class HostPool:
     def __init__(self, device: Device) -> None:
         self._device, self._lock = device, threading.Lock()
         self._free: defaultdict[int, list[int]] = defaultdict(list)
-        self._mapped: dict[int, mmap.mmap] = {}  # by pointer: what was not allocated by the driver
 
     def array(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """An array of unknown content whose memory comes back to the pool by itself."""
@@ -37,24 +33,10 @@ class HostPool:
         return np.asarray(_Lease(self, pointer or self._allocate(size), size, shape, np.dtype(dtype)))
 
     def _allocate(self, size: int) -> int:
-        self._device.enter()
-        if size >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
-            try:
-                return self._map(size)
-            except (OSError, FlashVSRError):
-                pass  # no such pages, or the driver does not take them: it has its own way
         pointer = ctypes.c_void_p()
+        self._device.enter()
         self._device.call("cuMemHostAlloc", ctypes.byref(pointer), ctypes.c_size_t(size), _PORTABLE)
         return int(pointer.value or 0)
-
-    def _map(self, size: int) -> int:
-        """In huge pages: the driver's own are small, and it takes most of a second to lock a GB of them."""
-        pages = mmap.mmap(-1, size + _HUGE)
-        pages.madvise(mmap.MADV_HUGEPAGE)
-        pointer = -(-ctypes.addressof(ctypes.c_char.from_buffer(pages)) // _HUGE) * _HUGE
-        self._device.call("cuMemHostRegister_v2", ctypes.c_void_p(pointer), ctypes.c_size_t(size), _PORTABLE)
-        self._mapped[pointer] = pages
-        return pointer
 
     def give_back(self, pointer: int, size: int) -> None:
         with self._lock:
@@ -63,8 +45,7 @@ class HostPool:
     def __del__(self) -> None:
         for pointers in self._free.values():
             for pointer in pointers:
-                way = "cuMemHostUnregister" if pointer in self._mapped else "cuMemFreeHost"
-                self._device.call(way, ctypes.c_void_p(pointer))
+                self._device.call("cuMemFreeHost", ctypes.c_void_p(pointer))
 
 
 class _Lease:

@@ -136,15 +136,6 @@ int cuMemFree_v2(uint64_t pointer) {
 }
 int cuMemHostAlloc(void** pointer, size_t size, unsigned flags) { (void)flags; *pointer = malloc(size); return 0; }
 int cuMemFreeHost(void* pointer) { free(pointer); return 0; }
-static int locked = 0;  // pieces of the caller's memory
-int cuMemHostRegister_v2(void* pointer, size_t size, unsigned flags) {
-  if (getenv("FAKE_CUDA_LOCKS_NOTHING") != NULL || flags != 1) return 801;
-  memset(pointer, 0xa5, size);  // it is there, and nobody counts on zeros
-  ++locked;
-  return 0;
-}
-int cuMemHostUnregister(void* pointer) { (void)pointer; --locked; return 0; }
-int fake_locked(void) { return locked; }
 int cuMemGetInfo_v2(size_t* free_bytes, size_t* total) { *free_bytes = *total = 1ull << 34; return 0; }
 int cuMemsetD8Async(uint64_t pointer, unsigned char value, size_t size, void* stream) {
   return give(stream, (Work){.kind = SET, .target = (void*)(uintptr_t)pointer, .source = (void*)(intptr_t)value, .size = size});

@@ -231,9 +231,10 @@ class _Networks:
         self._shared, self._upscaler, self._ready, self._done, self._session = shared, upscaler, ready, done, session
         self._timings: deque[FrameTiming] = deque()
         self._scene, self._kept = session.scene, session.start
-        self._keeps = session.every is not None
-        # A step on tiles may take minutes; one that is to be kept has to be finished.
-        upscaler.on_work = lambda: shared.check(heed_cancel=not self._keeps)
+        self._keeps = keeps = session.every is not None
+        # A step on tiles may take minutes; one that is to be kept has to be finished. Nothing here refers to the
+        # upscaler: the device's memory shall go with its last owner, not with the next garbage collection.
+        upscaler.on_work = lambda: shared.check(heed_cancel=not keeps)
 
     def run(self, progress: Progress, on_progress: Callable[[Progress], None]) -> None:
         self._progress, self._on_progress = progress, on_progress

@@ -99,6 +99,16 @@ def check_parameters(manifest: Manifest, parameters: Parameters) -> None:
         )
 
 
+@dataclass
+class _Hook:
+    """What the networks call, without a reference to whom it belongs."""
+
+    call: Callable[[], None] = lambda: None
+
+    def __call__(self) -> None:
+        self.call()
+
+
 class Upscaler:
     """Upscales one stream of frames of one size. Not thread-safe, but `prepare` may run on other threads.
 
@@ -119,8 +129,7 @@ class Upscaler:
         self._options = options
         output = options.output or schedule.scaled(height, width, options.scale)
         self.canvas = schedule.canvas(height, width, output=output, fit=options.fit)
-        self.on_work: Callable[[], None] = lambda: None
-        """Called before each piece of work of a long step (a tile); may raise to stop."""
+        self._hook = _Hook()
         overlap = isinstance(backend, Backend) and backend.asynchronous and options.tiling is None
         self._host_array = backend.host_array if overlap else np.empty
         self._order = self._ordered(bundle, backend, overlap)
@@ -137,12 +146,21 @@ class Upscaler:
             noise=options.noise,
         )
         if options.tiling is not None:
-            tiled = TiledNetworks(bundle, backend, settings, options.tiling, lambda: self.on_work())
+            tiled = TiledNetworks(bundle, backend, settings, options.tiling, self._hook)
             return Tiled(tiled, options.segment_steps)
         networks = Networks(bundle, backend, settings)
         if options.phased:
             return Phased(networks, options.segment_steps)
         return Overlapped(networks) if overlap else Interleaved(networks)
+
+    @property
+    def on_work(self) -> Callable[[], None]:
+        """Called before each piece of work of a long step (a tile); may raise to stop. To be set."""
+        return self._hook.call
+
+    @on_work.setter
+    def on_work(self, call: Callable[[], None]) -> None:
+        self._hook.call = call
 
     def prepare(self, rgb: np.ndarray) -> np.ndarray:
         """One source frame to its LQ frame.

@@ -4,6 +4,7 @@ import gc
 import threading
 import time
 import weakref
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -14,8 +15,13 @@ from flashvsr_trt.configs.errors import Cancelled, InputError, WriteError
 from flashvsr_trt.runtime import pipeline
 from flashvsr_trt.runtime import upscaler as upscaler_module
 from flashvsr_trt.runtime.ahead import in_order
+from flashvsr_trt.runtime.backends.onnxruntime import OrtCpu
 from flashvsr_trt.runtime.bundle import Bundle
+from flashvsr_trt.runtime.execution import upscale_file
+from flashvsr_trt.runtime.jobs import Job
 from flashvsr_trt.runtime.pipeline import QUEUED_FRAMES
+from flashvsr_trt.runtime.sizes import parse_size
+from flashvsr_trt.runtime.tiles import Tiling
 from flashvsr_trt.runtime.upscaler import Options, Upscaler
 from flashvsr_trt.runtime.video.frames import Frame, FrameTiming
 
@@ -264,3 +270,26 @@ def test_results_come_in_order_and_no_more_items_are_taken_than_workers(workers)
         assert result == 10 * item
         assert len(taken) <= item + workers
     assert taken == list(range(9))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [Options(), Options(variant="tiny", segment_steps=1), Options(tiling=Tiling(dit=(256, 256), decoder=(256, 256)))],
+)
+def test_a_run_leaves_no_networks_to_the_garbage_collection(tmp_path, monkeypatch, options):
+    """Until it came, the next file's networks would not fit into a GPU's memory beside the last one's."""
+    made = []
+    begin = Upscaler.__init__
+    monkeypatch.setattr(
+        Upscaler, "__init__", lambda self, *args: [begin(self, *args), made.append(weakref.ref(self))][0]
+    )
+    gc.collect()
+    gc.disable()
+    try:
+        job = Job(
+            source="tests/data/clip.mp4", output=str(tmp_path / "o.mkv"), frames=22, size=parse_size(None, "96x54")
+        )
+        upscale_file(replace(job, options=options), backend=OrtCpu(1))
+        assert [one() for one in made] == [None]
+    finally:
+        gc.enable()

@@ -8,6 +8,7 @@ from flashvsr_trt.configs.errors import UsageError
 from flashvsr_trt.runtime import matrix_rate as module
 from flashvsr_trt.runtime.backends.onnxruntime import ONNX_TYPES, OrtCpu
 from flashvsr_trt.runtime.commands import random_bundle as bundles
+from flashvsr_trt.runtime.commands.bench import Watch
 from flashvsr_trt.runtime.commands.bench_text import as_text
 
 
@@ -53,6 +54,20 @@ def test_without_torch_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "flashvsr_trt.export.bundle", None)
     with pytest.raises(UsageError, match="export"):
         bundles.random_bundle("small", "fp32")
+
+
+@pytest.mark.parametrize(("in_segments", "speed"), [(False, 10.0), (True, 32 / (3.2 - 0.42))])
+def test_steady_speed_is_that_of_steps_not_of_the_encoder(monkeypatch, in_segments, speed):
+    """Steps of 0.8 s; the 21 frames of the start leave slowly, those of later steps at once."""
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    watch = Watch(OrtCpu(1), 21, in_segments)
+    for upscaled in range(1, 21 + 4 * 8 + 1):
+        step = max(0, (upscaled - 22) // 8 + 1)
+        now[0] = 0.8 * step + (0.02 * upscaled if step == 0 else 0.3 if (upscaled - 21) % 8 == 0 and step < 4 else 0.0)
+        watch.frame(upscaled)
+    measured, _ = watch.steady()
+    assert measured == pytest.approx(speed)
 
 
 def test_text_of_a_run_on_a_gpu():

@@ -50,10 +50,15 @@ _GROWING = ("frames", "fps", "fps_steady", "peak_rss", "peak_device")
 
 @dataclass
 class Watch:
-    """Notes when the start is over: from then on one step is like the next."""
+    """Notes when the start is over: from then on one step is like the next.
+
+    A step is noted when its first frame leaves: its other frames may wait for the encoder, while the device goes on.
+    Where steps leave in segments it is the last frame of each, with which the segment's work is over.
+    """
 
     backend: Backend
     start_frames: int  # that the start gives: those of step 0, or of the first segment of variant tiny
+    in_segments: bool = False
     meter: Meter = field(init=False)
     mark: tuple[float, int, dict[str, float]] | None = None  # time, frames, seconds by graph
     last: tuple[float, int, dict[str, float]] | None = None
@@ -63,7 +68,8 @@ class Watch:
 
     def frame(self, upscaled: int) -> None:
         """Called when `upscaled` frames have left the networks."""
-        if upscaled < self.start_frames or (upscaled - FIRST_OUTPUT) % STEP:
+        first = self.start_frames + (0 if self.in_segments else 1)
+        if upscaled < first or (upscaled - first) % STEP:
             return
         self.last = (time.perf_counter(), upscaled, self.meter.graphs)
         self.mark = self.mark or self.last
@@ -180,7 +186,8 @@ def measure(
     """Runs the job and gives the figures; `before` is as of DeviceMemory."""
     options = planned.options
     segment = options.segment_steps - 1 if options.phased and options.tiling is None else 0
-    watch = Watch(backend, FIRST_OUTPUT + STEP * segment)
+    in_segments = options.phased or options.tiling is not None
+    watch = Watch(backend, FIRST_OUTPUT + STEP * segment, in_segments)
 
     def look(status: Status) -> None:
         watch.frame(status.upscaled)

@@ -1,7 +1,6 @@
-"""How much memory a run needs, known before it: weights, buffers, frames, working memory, the encoder, the program.
+"""How much host memory a run needs, known before it: weights, buffers, frames, working memory, encoder, program.
 
-The working memory is that of ONNX Runtime on a CPU, fitted to measurements; what a GPU needs is told by its engines
-(see runtime.planner).
+The working memory is that of ONNX Runtime on a CPU, fitted to measurements; what a GPU needs, runtime.planner tells.
 """
 
 from __future__ import annotations
@@ -25,6 +24,8 @@ TOKEN = 16 * 16  # pixels of a token
 POST_FRAME = {"adain": 33, "wavelet": 256, "none": 24}  # working bytes a pixel and frame
 ARENA = 1.7  # what ONNX Runtime's arena takes, by what a graph's tensors need: it grows by doubling
 PROGRAM = 130 << 20  # Python and the libraries
+GPU_PROGRAM = 1230 << 20  # with those of CUDA, by runs on an H200
+PINNED = 1.1  # what page-locked memory takes, by what is in it: it comes in sizes
 # Bytes for each pixel of the output that an encoder holds to look ahead; measured, unknown ones as libx264.
 ENCODER = {"libx264": 300, "libx264rgb": 500, "libx265": 600, "libsvtav1": 580, "ffv1": 100, "prores_ks": 60}
 USABLE = 0.85  # of the free host memory: the rest is for the decoder of the source and everybody else
@@ -39,10 +40,11 @@ class Memory:
     frames: int  # in the queues and in the steps
     working: int  # inside the networks, on a CPU
     encoder: int = 0
+    program: int = PROGRAM
 
     @property
     def total(self) -> int:
-        return self.weights + self.state + self.frames + self.working + self.encoder + PROGRAM
+        return self.weights + self.state + self.frames + self.working + self.encoder + self.program
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +60,18 @@ class _Part:
         return self.weights + self.state + self.working
 
 
-def memory(manifest: Manifest, canvas: Canvas, options: Options, encoder: str | None = None) -> Memory:
-    """What one stream holds at its largest on a CPU.
+def memory(
+    manifest: Manifest, canvas: Canvas, options: Options, encoder: str | None = None, *, on_gpu: bool = False
+) -> Memory:
+    """What one stream holds of the host's memory at its largest.
 
     Args:
         encoder: FFmpeg's name of it; None: nothing is encoded, or one picture at a time.
+        on_gpu: the networks run in other memory.
     """
     networks = (_untiled if options.tiling is None else _tiled)(manifest, canvas, options)
+    if on_gpu:
+        networks = _beside_gpu(manifest, canvas, options, networks.frames)
     if encoder is None:
         return networks
     return replace(networks, encoder=ENCODER.get(encoder, ENCODER["libx264"]) * prod(canvas.output))
@@ -113,22 +120,49 @@ def _tiled(manifest: Manifest, canvas: Canvas, options: Options) -> Memory:
     dit_grid = Grid(size, tiling.dit, tiling.dit_overlap)
     decoder_grid = Grid(size, tiling.decoder, tiling.decoder_overlap)
     denoise, decode = _denoise(manifest, dit_grid.tile, options), _decode(manifest, decoder_grid.tile, options)
-    steps = options.segment_steps
-    pixels = prod(size)
-    blended = 4 * LATENT_CHANNELS * max(FIRST_LATENTS, STEP_LATENTS * steps) * pixels // CELLS
+    decoded = _decoded(manifest, canvas, options)
     floats = 4 if manifest.precision == "fp32" else 2
-    decoded = 3 * floats * max(FIRST_OUTPUT, STEP * steps) * pixels
-    post = _post(canvas, options, 1) + (3 * floats + 3) * pixels
+    post = _post(canvas, options, 1) + (3 * floats + 3) * prod(size)
     phases = (denoise.total, decode.total + decoded, post + decoded)
     largest = (denoise, decode, _Part(weights=0, state=0, working=post))[phases.index(max(phases))]
-    kept = len(dit_grid) * _carried(manifest, dit_grid.tile, options, _DENOISE)
-    kept += len(decoder_grid) * _carried(manifest, decoder_grid.tile, options, (VARIANTS[options.variant],))
+    kept = _waiting_tiles(manifest, canvas, options, tiling) + _blended(canvas, options)
     return Memory(
         weights=largest.weights,
-        state=largest.state + kept + blended + (decoded if largest is not denoise else 0),
-        frames=_frames(canvas, options, _waiting(steps)),
+        state=largest.state + kept + (decoded if largest is not denoise else 0),
+        frames=_frames(canvas, options, _waiting(options.segment_steps)),
         working=largest.working,
     )
+
+
+def _beside_gpu(manifest: Manifest, canvas: Canvas, options: Options, frames: int) -> Memory:
+    """Frames, and of tiles what waits for its turn and what is blended."""
+    waiting = 0
+    if options.tiling is not None:
+        waiting = _waiting_tiles(manifest, canvas, options, options.tiling)
+        waiting += _blended(canvas, options) + _decoded(manifest, canvas, options)
+    return Memory(weights=0, state=int(PINNED * waiting), frames=int(PINNED * frames), working=0, program=GPU_PROGRAM)
+
+
+def _waiting_tiles(manifest: Manifest, canvas: Canvas, options: Options, tiling: Tiling) -> int:
+    """State of all tiles."""
+    size, decoder = (canvas.height, canvas.width), VARIANTS[options.variant]
+    of_dit = Grid(size, tiling.dit, tiling.dit_overlap)
+    of_decoder = Grid(size, tiling.decoder, tiling.decoder_overlap)
+    slots = schedule.ring_slots(options.parameters.kv_ratio) - 1  # the one that a step writes to is not kept
+    dit, rest = (_bytes(manifest, grid.tile, slots) for grid in (of_dit, of_decoder))
+    return len(of_dit) * sum(dit[name, True] for name in _DENOISE) + len(of_decoder) * rest[decoder, True]
+
+
+def _blended(canvas: Canvas, options: Options) -> int:
+    """Latents of a segment's whole pictures."""
+    frames = max(FIRST_LATENTS, STEP_LATENTS * options.segment_steps)
+    return 4 * LATENT_CHANNELS * frames * canvas.height * canvas.width // CELLS
+
+
+def _decoded(manifest: Manifest, canvas: Canvas, options: Options) -> int:
+    """Frames of a segment's whole pictures."""
+    floats = 4 if manifest.precision == "fp32" else 2
+    return 3 * floats * max(FIRST_OUTPUT, STEP * options.segment_steps) * canvas.height * canvas.width
 
 
 _DENOISE = ("lq_proj", "dit")
@@ -173,17 +207,18 @@ def _weights(manifest: Manifest, names: tuple[str, ...]) -> int:
 
 def _carried(manifest: Manifest, size: tuple[int, int], options: Options, names: Iterable[str]) -> int:
     """State of a stream between two steps; the KV ring with all its slots."""
-    return sum(_bytes(manifest, size, options)[name, True] for name in names)
+    slots = schedule.ring_slots(options.parameters.kv_ratio)
+    return sum(_bytes(manifest, size, slots)[name, True] for name in names)
 
 
 def _border(manifest: Manifest, size: tuple[int, int], names: Iterable[str]) -> int:
     """Inputs and outputs of the graphs that are no state."""
-    return sum(_bytes(manifest, size, Options())[name, False] for name in names)
+    slots = schedule.ring_slots(Options().parameters.kv_ratio)
+    return sum(_bytes(manifest, size, slots)[name, False] for name in names)
 
 
-def _bytes(manifest: Manifest, size: tuple[int, int], options: Options) -> dict[tuple[str, bool], int]:
+def _bytes(manifest: Manifest, size: tuple[int, int], ring: int) -> dict[tuple[str, bool], int]:
     """Bytes by (graph, whether they are carried from step to step); what is given as an output is not counted."""
-    ring = schedule.ring_slots(options.parameters.kv_ratio)
     symbols = {"H": size[0], "W": size[1], "ring": ring, "slabs": ring}
     out: dict[tuple[str, bool], int] = {}
     for name, graph in manifest.graphs.items():

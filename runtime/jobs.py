@@ -187,7 +187,7 @@ def _decide(job: Job, bundle: Bundle, source: Source, device: Described) -> Plan
         output=output,
         options=options,
         canvas=canvas,
-        memory=estimate.memory(bundle.manifest, canvas, options, output.encoder),
+        memory=estimate.memory(bundle.manifest, canvas, options, output.encoder, on_gpu=device.card is not None),
         processes=device.sharing if device.splits else 1,
         device=fitted,
     )
@@ -218,7 +218,8 @@ def _with_session(planned: Planned, bundle: Bundle, device: Described) -> Planne
     if kept is None:
         return planned
     options = session.as_kept(planned.options, kept)
-    needed = estimate.memory(bundle.manifest, planned.canvas, options, planned.output.encoder)
+    on_gpu = device.card is not None
+    needed = estimate.memory(bundle.manifest, planned.canvas, options, planned.output.encoder, on_gpu=on_gpu)
     return replace(planned, options=options, memory=needed)
 
 

@@ -68,7 +68,7 @@ def say_plan(planned: Planned) -> None:
     host, need = memory(), planned.memory.total * planned.processes
     free = f"; {gib(host[1])} are free" if host else ""
     of = f" in {planned.processes} processes" if planned.processes > 1 else ""
-    say("memory", f"about {gib(need)}{of} at any length where the networks run on the CPU{free}")
+    say("memory", f"about {gib(need)}{of} at any length{free}")
     if planned.device is not None:
         tier = planned.device.work.tier
         say("", f"of the GPU about {gib(planned.device.peak)} at any length, in tier {tier.name}")

@@ -18,7 +18,7 @@ from flashvsr_trt.configs.schedule import Parameters
 from flashvsr_trt.configs.tiers import FP8, SIZES, load_tier, read_tier
 from flashvsr_trt.engines.key import EngineKey
 from flashvsr_trt.engines.store import Engine, EngineSet
-from flashvsr_trt.runtime import planner
+from flashvsr_trt.runtime import estimate, planner
 from flashvsr_trt.runtime.backends.tensorrt import check_gpu, pick_profile, tiers_of
 from flashvsr_trt.runtime.card import Card
 from flashvsr_trt.runtime.commands.plan import lines
@@ -154,6 +154,21 @@ def test_memory_without_engines_is_what_was_measured(size, options, measured):
     canvas = schedule.canvas(size[0] // 4, size[1] // 4, output=size)
     made = Card.with_memory(141 * GIB).plan(real_manifest(vae=True), canvas, Options(**options))
     assert made.peak / GIB == pytest.approx(measured, rel=0.08)
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "measured"),
+    [  # GiB of the host, libx264 included, the same runs
+        ((768, 1408), {}, 1.79),
+        ((1024, 1920), {}, 2.46),
+        ((2048, 3840), {}, 6.16),
+        ((2048, 3840), {"segment_steps": 4, "tiling": Tiling(dit=(1152, 2048), decoder=(768, 2048))}, 52.6),
+    ],
+)
+def test_host_memory_beside_a_gpu_is_what_was_measured(size, options, measured):
+    canvas = schedule.canvas(size[0] // 4, size[1] // 4, output=size)
+    needed = estimate.memory(real_manifest(), canvas, Options(**options), "libx264", on_gpu=True)
+    assert needed.total / GIB == pytest.approx(measured, rel=0.1)
 
 
 def test_fp8_weights_leave_more_room():

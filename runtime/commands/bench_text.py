@@ -46,8 +46,8 @@ def as_text(facts: dict[str, Any]) -> str:
     lines += [
         "",
         f"  runtime's own share of the upscaling thread: {100 * facts['runtime_share']:.2f} %",
-        f"  peak memory {machine.gib(peak) if peak else 'not told by this system'}; the networks and their frames on a "
-        f"CPU were predicted to take {machine.gib(facts['predicted'])}",
+        f"  peak memory {machine.gib(peak) if peak else 'not told by this system'}; "
+        f"predicted {machine.gib(facts['predicted'])}",
     ]
     return "\n".join(lines)
 

@@ -178,7 +178,7 @@ def test_export_in_one_go(fp16, tmp_path, monkeypatch):
     """The export itself is other tests' matter: here it is the bundle that was exported before."""
     asked: dict[str, object] = {}
 
-    def write(output: Path, flags: dict[str, object], *, overwrite: bool) -> None:
+    def write(output: Path, flags: dict[str, object], *, overwrite: bool, shown: str) -> None:
         asked.update(flags)
         shutil.copytree(fp16, output)
 

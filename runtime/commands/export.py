@@ -84,7 +84,7 @@ def export(output: Path, overwrite: bool, **flags: Any) -> None:
     pixels = first_frames(clip)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=_parent(output)) as folder:
         fp16 = Path(folder) / "fp16"
-        _write(fp16, flags | {"precision": "fp16", "fused": True}, overwrite=False)
+        _write(fp16, flags | {"precision": "fp16", "fused": True}, overwrite=False, shown="to calibrate, not kept")
         from_frames(fp16, pixels, clip, output, overwrite=overwrite)
 
 
@@ -94,16 +94,17 @@ def _parent(output: Path) -> Path:
     return folder
 
 
-def _write(output: Path, flags: dict[str, Any], *, overwrite: bool) -> None:
+def _write(output: Path, flags: dict[str, Any], *, overwrite: bool, shown: str | None = None) -> None:
+    """`shown`: what people are told instead of the folder."""
     from flashvsr_trt.export.bundle import export_bundle
 
     started = time.monotonic()
     weights, options = _source(flags)
-    _say_plan(weights, options, output)
+    _say_plan(weights, options, shown or str(output))
     manifest = export_bundle(
         weights, output, options, overwrite=overwrite, report=lambda line: console.say("graph", line)
     )
-    _say_done(manifest, output, time.monotonic() - started)
+    _say_done(manifest, shown or str(output), time.monotonic() - started)
 
 
 def _source(flags: dict[str, Any]) -> tuple[Weights, Options]:
@@ -154,7 +155,7 @@ def _official(flags: dict[str, Any], make: type[Options], choices: dict[str, Any
     return weights, make(about=f"FlashVSR {found}", sources=sources, **choices)
 
 
-def _say_plan(weights: Weights, options: Options, output: Path) -> None:
+def _say_plan(weights: Weights, options: Options, output: str) -> None:
     sizes = weights.sizes
     states = (weights.dit, weights.lq_proj, weights.tc_decoder, weights.vae or {})
     numbers = sum(tensor.numel() for state in states for tensor in state.values())
@@ -164,7 +165,7 @@ def _say_plan(weights: Weights, options: Options, output: Path) -> None:
     console.say("baked in", f"local range {options.local_range}, {'folded' if options.fold else 'not folded'}")
 
 
-def _say_done(manifest: Manifest, output: Path, seconds: float) -> None:
+def _say_done(manifest: Manifest, output: str, seconds: float) -> None:
     total = sum(file.bytes for file in manifest.files.values())
     peak = peak_rss()
     memory = f", peak memory {gib(peak)}" if peak is not None else ""

@@ -11,7 +11,7 @@ from flashvsr_trt.configs import manifest as manifests
 from flashvsr_trt.configs.cache import cache_root
 from flashvsr_trt.configs.errors import BundleError, UsageError
 from flashvsr_trt.runtime import console
-from flashvsr_trt.runtime.commands.calibrate import FRAMES, largest_inputs, write
+from flashvsr_trt.runtime.commands import calibrate
 from flashvsr_trt.runtime.speed import moving_picture
 
 SIZES = ("real", "small")
@@ -27,7 +27,7 @@ def random_bundle(size: str, precision: str, *, fused: bool = False) -> Path:
     Raises:
         UsageError: there is none, and torch, which an export needs, is not installed.
     """
-    folder = cache_root() / "bundles" / f"random-{size}-{precision}{'-fused' if fused else ''}-{_identity()}"
+    folder = cache_root() / "bundles" / f"random-{size}-{precision}{'-fused' if fused else ''}-{_identity(precision)}"
     try:
         manifests.load(folder)
         return folder
@@ -55,13 +55,16 @@ def random_bundle(size: str, precision: str, *, fused: bool = False) -> Path:
 
 def _calibrate(source: Path, folder: Path) -> None:
     """The FP8 bundle of one of fp16, by a few frames of a generated picture on the smallest canvas."""
-    frames = [moving_picture(index, _SIDE, _SIDE) for index in range(FRAMES)]
-    about = f"FP8 products, calibrated on {FRAMES} generated frames"
-    write(source, folder, largest_inputs(source, frames), about=about, overwrite=True)
+    frames = [moving_picture(index, _SIDE, _SIDE) for index in range(calibrate.FRAMES)]
+    about = f"FP8 products, calibrated on {calibrate.FRAMES} generated frames"
+    calibrate.write(source, folder, calibrate.largest_inputs(source, frames), about=about, overwrite=True)
 
 
-def _identity() -> str:
+def _identity(precision: str) -> str:
     digest = hashlib.sha256()
+    if precision == "fp8":
+        for module in (calibrate.__file__, __file__):
+            digest.update(Path(module).read_bytes())
     for package in _PACKAGES:
         root = Path(str(files(f"flashvsr_trt.{package}").joinpath("__init__.py"))).parent
         for path in sorted(root.rglob("*.py")):

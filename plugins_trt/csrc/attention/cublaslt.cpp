@@ -154,7 +154,11 @@ void Linear::make(Plan& plan, const Product& product) const {
   }
   lt.preference_destroy(preference);
   check(status, "cublasLtMatmulAlgoGetHeuristic");
-  if (count == 0) throw std::runtime_error("cuBLASLt has no kernel for this product");
+  if (count == 0) {
+    throw std::runtime_error("cuBLASLt has no kernel for a product of " + std::to_string(product.rows) + " x " +
+                             std::to_string(product.inner) + " and " + std::to_string(product.columns) +
+                             " columns; what to do: install a newer cuBLAS");
+  }
   for (int i = 0; i < 8; ++i) plan.algorithm.data[i] = best.algorithm[i];
 }
 

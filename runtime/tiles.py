@@ -135,14 +135,9 @@ class Grid:
         for row, column in self._places:
             yield Tile(self.rows.offsets[row], self.columns.offsets[column], *self.tile)
 
-    def weights(self, index: int, per_cell: int = 1) -> np.ndarray:
-        """float32 [height / per_cell, width / per_cell] of a tile; those of all tiles sum to 1 everywhere."""
-        row, column = self._places[index]
-        rows, columns = self.rows.weights(row, per_cell), self.columns.weights(column, per_cell)
-        return np.outer(rows, columns).astype(np.float32)
-
     def pieces(self, index: int, per_cell: int = 1) -> list[Piece]:
-        """A tile where it has weight, cut so that most of it needs only to be copied."""
+        """A tile where it has weight, cut so that most of it needs only to be copied. The weights of all tiles sum to
+        1 everywhere."""
         row, column = self._places[index]
         out = []
         for (top, along), (left, across) in itertools.product(

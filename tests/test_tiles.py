@@ -51,8 +51,29 @@ def test_tiles_are_a_partition_of_unity(height, width, rows, columns, overlap):
     grid = Grid((height, width), (rows * GRID, columns * GRID), overlap)
     total = np.zeros((height // 8, width // 8), np.float32)
     for index, tile in enumerate(grid):
-        tile.of(total, 8)[...] += grid.weights(index, 8)
+        for piece in grid.pieces(index, 8):
+            tile.of(total, 8)[piece.rows, piece.columns] += 1 if piece.weights is None else piece.weights
     np.testing.assert_allclose(total, 1, atol=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SIDES, SIDES, st.integers(3, 12), st.integers(3, 12), st.integers(1, 256))
+def test_pieces_are_the_weights_and_only_one_tile_is_copied_anywhere(height, width, rows, columns, overlap):
+    grid = Grid((height, width), (rows * GRID, columns * GRID), overlap)
+    copied = np.zeros((height // 8, width // 8), int)
+    for index, tile in enumerate(grid):
+        weights = np.zeros((tile.height // 8, tile.width // 8), np.float32)
+        for piece in grid.pieces(index, 8):
+            part = weights[piece.rows, piece.columns]
+            assert not part.any()  # pieces do not overlap
+            part[...] = 1 if piece.weights is None else piece.weights
+            if piece.weights is None:
+                tile.of(copied, 8)[piece.rows, piece.columns] += 1
+        row, column = divmod(index, len(grid.columns.offsets))
+        expected = np.outer(grid.rows.weights(row, 8), grid.columns.weights(column, 8))
+        np.testing.assert_array_equal(weights, expected.astype(np.float32))
+        touched = tile.of(copied, 8)[weights > 0]
+        assert (touched <= 1).all()
 
 
 def test_a_cut_edge_has_no_weight():

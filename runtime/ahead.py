@@ -1,14 +1,10 @@
-"""Results computed on other threads before they are asked for."""
+"""A result computed on another thread before it is asked for."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+from typing import Any
 
 
 class Ahead:
@@ -30,16 +26,3 @@ class Ahead:
         if started is not None and started[0] == (function, *arguments):
             return started[1].result()
         return function(*arguments)
-
-
-def in_order(items: Iterable[Item], work: Callable[[Item], Result], workers: int) -> Iterator[tuple[Item, Result]]:
-    """(item, work(item)) in the order of the items; so many are worked on at a time, and no more are taken ahead."""
-    waiting: deque[tuple[Item, Future[Result]]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="in order") as pool:
-        for item in items:
-            waiting.append((item, pool.submit(work, item)))
-            if len(waiting) == workers:
-                done, result = waiting.popleft()
-                yield done, result.result()
-        for done, result in waiting:
-            yield done, result.result()

@@ -45,7 +45,7 @@ class Card:
     def with_memory(free: int) -> Card:
         """A card with that many bytes to use, without engines. What they would take is taken for the estimate."""
         gib = max(1, int(free / GIB))
-        tier = replace(load_tier(max(SIZES)), name=f"{gib} GiB free", memory_gib=gib, kv_slots=2**31)
+        tier = replace(load_tier(max(SIZES)), name=f"of {gib} GiB", memory_gib=gib, kv_slots=2**31)
         return Card(tier, bounded=False)
 
     def fit(
@@ -61,9 +61,10 @@ class Card:
         """
         if not self.bounded and (options.tiling is not None or not may_tile):
             try:
-                return options, self.plan(manifest, canvas, options, may_tile=False)
+                made = self.plan(manifest, canvas, options, may_tile=False)
             except OutOfMemory:
                 return options, None
+            return options, None if made.turns and not options.phased and made.tiling is None else made
         made = self.plan(manifest, canvas, options, may_tile=may_tile)
         if made.tiling is not None:
             return replace(options, tiling=made.tiling), made

@@ -14,7 +14,7 @@ from flashvsr_trt.configs.contract import FIRST_LATENTS, LATENT_CHANNELS, STEP_F
 from flashvsr_trt.configs.manifest import Manifest
 from flashvsr_trt.configs.schedule import FIRST_INPUT, FIRST_OUTPUT, GRID, STEP, Canvas
 from flashvsr_trt.runtime.backends.base import ITEM_BYTES
-from flashvsr_trt.runtime.pipeline import QUEUED_FRAMES, RESIZERS
+from flashvsr_trt.runtime.pipeline import QUEUED_FRAMES
 from flashvsr_trt.runtime.tiles import Grid, Tiling
 from flashvsr_trt.runtime.upscaler import VARIANTS, Options
 
@@ -242,5 +242,5 @@ def _waiting(steps: int) -> int:
 
 
 def _frames(canvas: Canvas, options: Options, waiting: int) -> int:
-    lq = (QUEUED_FRAMES + RESIZERS + waiting) * canvas.height * canvas.width * 3
+    lq = (QUEUED_FRAMES + waiting) * canvas.height * canvas.width * 3
     return lq + (QUEUED_FRAMES + FIRST_OUTPUT) * prod(canvas.output) * 3 * (options.bits // 8)

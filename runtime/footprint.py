@@ -29,8 +29,8 @@ SCRATCH = {
     "lq_proj_first": 53.0, "lq_proj": 376.0, "dit_first": 1288.0, "dit": 430.0, "tc_decoder": 5410.0,
     "vae_decoder_first": 1668.0, "vae_decoder": 6054.0, "post": 49.0,
 }  # fmt: skip
-# Bytes a pixel that ONNX Runtime's arena grows to by one network of the real size in 16 bits, fused: eleven runs on an
-# H200 in plugins_trt/NOTES.md, whole pictures within 4 % of what this predicts, tiles within 8 %.
+# Bytes a pixel that ONNX Runtime's arena grows to by one network of the real size in 16 bits, fused and with the
+# project's kernels: ten runs on an H200 in plugins_trt/NOTES.md, all within 8 % of what this predicts.
 ARENA = {"dit": 570.0, "tc_decoder": 2460.0, "vae_decoder": 21500.0}
 _OF_TILES = {"tc_decoder": 1.35}  # times as much where tiles come in turn; why is not known
 _REAL_WIDTH = {"dit": 1536, "tc_decoder": 128, "vae_decoder": 96}  # channels of their largest tensors
@@ -178,7 +178,7 @@ class ArenaMemory(EngineMemory):
     def _scratch(self, graph: str, size: tuple[int, int], frames: int) -> int:
         sizes, network = self._work.manifest.sizes, graph.removesuffix("_first")
         if network not in ARENA:
-            return 0  # small beside the others, and fits what they leave
+            return 0  # small beside the others: by AdaptColours, other colour fixes take more
         widths = {"dit": sizes.dim, "tc_decoder": sizes.tc_memory[-1][0]}
         width = widths[network] if network in widths else sizes.vae_caches[-1][0]
         items = ITEM_BYTES[DTYPES[self._work.manifest.precision]] / 2

@@ -206,6 +206,7 @@ def _with_session(planned: Planned, bundle: Bundle, device: Described) -> Planne
         if job.resume == "only":
             raise UsageError("--resume: this output is not kept in segments, or its source cannot be read again")
         return planned
+    planned = replace(planned, memory=_with_state(planned, planned.memory, device))
     settings = _settings(planned, bundle, device)
     work = Work(planned.output.path)
     kept = session.continued(work, job.resume, settings)
@@ -220,7 +221,16 @@ def _with_session(planned: Planned, bundle: Bundle, device: Described) -> Planne
     options = session.as_kept(planned.options, kept)
     on_gpu = device.card is not None
     needed = estimate.memory(bundle.manifest, planned.canvas, options, planned.output.encoder, on_gpu=on_gpu)
-    return replace(planned, options=options, memory=needed)
+    planned = replace(planned, options=options)
+    return replace(planned, memory=_with_state(planned, needed, device))
+
+
+def _with_state(planned: Planned, needed: estimate.Memory, device: Described) -> estimate.Memory:
+    """And the state that a GPU's networks hand over where a segment ends; of tiles it is there anyway."""
+    ends = planned.frames_out is None or planned.frames_out > planned.segment
+    if device.card is None or planned.options.tiling is not None or not ends:
+        return needed
+    return replace(needed, state=needed.state + int(estimate.PINNED * planned.state))
 
 
 def _settings(planned: Planned, bundle: Bundle, device: Described) -> dict[str, Any]:

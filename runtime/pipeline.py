@@ -15,6 +15,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +23,6 @@ import numpy as np
 
 from flashvsr_trt.configs.errors import Cancelled
 from flashvsr_trt.configs.schedule import STEP
-from flashvsr_trt.runtime.ahead import in_order
 from flashvsr_trt.runtime.shared import Shared, Stopped
 from flashvsr_trt.runtime.threads import READER
 from flashvsr_trt.runtime.upscaler import Upscaler
@@ -155,7 +155,11 @@ def run(
         shared.fail(error)
     _join(shared, writer, reader)
     if shared.error is not None:
-        raise shared.error
+        failure, shared.error = shared.error, None
+        try:
+            raise failure
+        finally:
+            del failure  # its traceback leads here: a cycle would keep the networks and their memory
     if cancel.is_set() and not progress.complete:
         raise Cancelled(f"stopped after {progress.frames_out} frames")
     on_progress(progress)
@@ -187,34 +191,27 @@ def _read(
     progress: Progress,
     session: Session,
 ) -> None:
-    source = iter(frames)
-
-    def resized(item: tuple[Frame, bool]) -> tuple[np.ndarray | None, float]:
-        began, (frame, _) = time.perf_counter(), item
-        lq = upscaler.prepare(frame.rgb) if frame.timing.index >= session.start else None
-        return lq, time.perf_counter() - began
-
+    source, pool = iter(frames), ThreadPoolExecutor(RESIZERS, thread_name_prefix="resize")
     try:
-        for (frame, begins_scene), (lq, seconds) in in_order(
-            _decoded(session.scenes(source), progress), resized, RESIZERS
-        ):
-            progress.seconds["resize"] += seconds
-            if lq is not None:
+        began = time.perf_counter()
+        for frame, begins_scene in session.scenes(source):
+            progress.seconds["decode"] += time.perf_counter() - began
+            if frame.timing.index >= session.start:
                 progress.frames_in += 1
-                shared.put(ready, (lq, frame.timing, begins_scene))
+                # In its place in the queue before it is done: frames stay in order, and none waits for the next.
+                shared.put(ready, (pool.submit(_timed, upscaler.prepare, frame.rgb), frame.timing, begins_scene))
+            began = time.perf_counter()
         shared.put(ready, _END)
     finally:
         # On this thread, for nobody else may close what this thread may still be reading.
         if isinstance(source, Generator):
             source.close()
+        pool.shutdown()
 
 
-def _decoded(frames: Iterable[tuple[Frame, bool]], progress: Progress) -> Iterator[tuple[Frame, bool]]:
+def _timed(prepare: Callable[[np.ndarray], np.ndarray], rgb: np.ndarray) -> tuple[np.ndarray, float]:
     began = time.perf_counter()
-    for item in frames:
-        progress.seconds["decode"] += time.perf_counter() - began
-        yield item
-        began = time.perf_counter()
+    return prepare(rgb), time.perf_counter() - began
 
 
 class _Networks:
@@ -262,7 +259,13 @@ class _Networks:
     def _next(self) -> Any:
         began = time.perf_counter()
         try:
-            return self._shared.get(self._ready)
+            item = self._shared.get(self._ready)
+            if item is _END:
+                return item
+            resized, timing, begins_scene = item
+            lq, seconds = resized.result()
+            self._progress.seconds["resize"] += seconds
+            return lq, timing, begins_scene
         except Stopped:
             if self._shared.failed or not self._keeps:
                 raise

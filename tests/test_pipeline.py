@@ -1,5 +1,6 @@
 """Three threads, two queues: order, bounds, and one error out whichever side fails."""
 
+import contextlib
 import gc
 import threading
 import time
@@ -14,7 +15,6 @@ from stand_in import StandIn, manifest
 from flashvsr_trt.configs.errors import Cancelled, InputError, WriteError
 from flashvsr_trt.runtime import pipeline
 from flashvsr_trt.runtime import upscaler as upscaler_module
-from flashvsr_trt.runtime.ahead import in_order
 from flashvsr_trt.runtime.backends.onnxruntime import OrtCpu
 from flashvsr_trt.runtime.bundle import Bundle
 from flashvsr_trt.runtime.execution import upscale_file
@@ -253,43 +253,34 @@ def test_progress_never_runs_backwards_and_counts_the_stages(monkeypatch):
     assert progress.fps > 0
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_results_come_in_order_and_no_more_items_are_taken_than_workers(workers):
-    taken = []
-
-    def items():
-        for number in range(9):
-            taken.append(number)
-            yield number
-
-    def work(number):
-        time.sleep(0.002 * (9 - number))  # later ones are done first
-        return 10 * number
-
-    for item, result in in_order(items(), work, workers):
-        assert result == 10 * item
-        assert len(taken) <= item + workers
-    assert taken == list(range(9))
-
-
 @pytest.mark.parametrize(
     "options",
     [Options(), Options(variant="tiny", segment_steps=1), Options(tiling=Tiling(dit=(256, 256), decoder=(256, 256)))],
 )
-def test_a_run_leaves_no_networks_to_the_garbage_collection(tmp_path, monkeypatch, options):
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_run_leaves_no_networks_to_the_garbage_collection(tmp_path, monkeypatch, options, fails):
     """Until it came, the next file's networks would not fit into a GPU's memory beside the last one's."""
-    made = []
-    begin = Upscaler.__init__
-    monkeypatch.setattr(
-        Upscaler, "__init__", lambda self, *args: [begin(self, *args), made.append(weakref.ref(self))][0]
-    )
+    made, begin, give = [], Upscaler.__init__, Upscaler.feed
+
+    def noted(self, *arguments):
+        begin(self, *arguments)
+        made.append(weakref.ref(self))
+
+    def feed(self, lq):
+        if fails and self._pushed == 5:
+            raise WriteError("no")
+        return give(self, lq)
+
+    monkeypatch.setattr(Upscaler, "__init__", noted)
+    monkeypatch.setattr(Upscaler, "feed", feed)
     gc.collect()
     gc.disable()
     try:
         job = Job(
             source="tests/data/clip.mp4", output=str(tmp_path / "o.mkv"), frames=22, size=parse_size(None, "96x54")
         )
-        upscale_file(replace(job, options=options), backend=OrtCpu(1))
+        with pytest.raises(WriteError) if fails else contextlib.nullcontext():
+            upscale_file(replace(job, options=options), backend=OrtCpu(1))
         assert [one() for one in made] == [None]
     finally:
         gc.enable()

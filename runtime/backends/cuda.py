@@ -14,6 +14,7 @@ from typing import cast
 
 import numpy as np
 
+from flashvsr_trt.configs.errors import FlashVSRError
 from flashvsr_trt.runtime.backends.base import ITEM_BYTES, NUMPY_TYPES, Backend, Buffer
 from flashvsr_trt.runtime.backends.device import Device, Event, Memory
 from flashvsr_trt.runtime.backends.pinned import HostPool, is_pinned
@@ -75,6 +76,13 @@ class CudaBackend(Backend):
             buffer, array.nbytes, self.device.uploads, partial(self.device.copy_in, array, buffer.pointer)
         )
         self._flying.append(_Passage("upload", started, ended, bytes=array.nbytes, source=array))
+
+    def mirrored(self, buffer: Buffer) -> np.ndarray:
+        """The host's copy of what was uploaded last into a small buffer."""
+        array = self.mirror.get(buffer.pointer)
+        if array is None or array.nbytes != buffer.bytes:
+            raise FlashVSRError("a tensor that decides shapes was never uploaded")
+        return array
 
     def download(self, buffer: Buffer, out: np.ndarray | None = None) -> np.ndarray:
         if out is None or is_pinned(out):

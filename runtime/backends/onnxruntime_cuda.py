@@ -195,7 +195,7 @@ class _CudaGraph(StepGraph):
         backend, binding = self._backend, self._binding
         for name, buffer in inputs.items():
             if name == SHAPING:  # bound from the device, it would be copied back, and the host wait for all before it
-                binding.bind_cpu_input(name, backend.mirror[buffer.pointer])
+                binding.bind_cpu_input(name, backend.mirrored(buffer))
                 continue
             binding.bind_input(name, PLACE, backend.index, ONNX_TYPES[buffer.dtype], buffer.shape, buffer.pointer)
         for name, buffer in outputs.items():

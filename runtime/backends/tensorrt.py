@@ -199,7 +199,7 @@ class _TrtGraph(StepGraph):
         with backend.flavour.log.listening(lambda severity, message: None):
             self._set_shapes({name: buffer.shape for name, buffer in inputs.items()})
             for name, buffer in (*inputs.items(), *outputs.items()):
-                pointer = backend.mirror[buffer.pointer].ctypes.data if name in self._on_host else buffer.pointer
+                pointer = backend.mirrored(buffer).ctypes.data if name in self._on_host else buffer.pointer
                 if not context.set_tensor_address(name, pointer):
                     raise backend.flavour.failure(f"{self._graph.name}: {name} cannot lie at {pointer:#x}")
             size = context.update_device_memory_size_for_shapes()

@@ -55,7 +55,7 @@ def _declare(command: Callable[..., Any]) -> Callable[..., Any]:
         option(ENGINE, "-d", "--device", default="auto", metavar="|".join(DEVICES), help="Where to run it [auto]."),
         option(ENGINE, "--devices", metavar="LIST", help="Several at once: GPU numbers, or cpu; e.g. 0,1. They share "
                "the inputs, or one video at its scene cuts."),
-        option(ENGINE, "--tier", metavar="GB|FILE", help="Engines of this tier; without, its memory [all]."),
+        option(ENGINE, "--tier", metavar="GB|FILE", help="Of the engines; without engines, the memory to plan for."),
         option(ENGINE, "--cuda-graphs", is_flag=True, help="Replay each engine as a whole, where TensorRT offers it."),
         option(ENGINE, "--threads", type=click.IntRange(1), help="CPU threads of the networks."),
         option(ENGINE, "--sparse-ratio", type=float, default=2.0, help="Attention kept [2.0]; 1.5 is faster."),

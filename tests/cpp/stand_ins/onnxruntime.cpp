@@ -97,6 +97,10 @@ void change() {
     if (status == nullptr) on_device.insert(*out);
     return status;
   };
+  changed.ReleaseMemoryInfo = [](OrtMemoryInfo* memory) noexcept {
+    on_device.erase(memory);
+    real->ReleaseMemoryInfo(memory);
+  };
   changed.CreateTensorWithDataAsOrtValue = [](const OrtMemoryInfo* memory, void* data, size_t bytes,
                                               const int64_t* shape, size_t rank, ONNXTensorElementDataType type,
                                               OrtValue** out) noexcept -> OrtStatus* {

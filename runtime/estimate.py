@@ -11,7 +11,7 @@ from math import prod
 
 from flashvsr_trt.configs import schedule
 from flashvsr_trt.configs.contract import FIRST_LATENTS, LATENT_CHANNELS, STEP_FRAMES, STEP_LATENTS, evaluate_shape
-from flashvsr_trt.configs.manifest import Manifest
+from flashvsr_trt.configs.manifest import DTYPES, Manifest
 from flashvsr_trt.configs.schedule import FIRST_INPUT, FIRST_OUTPUT, GRID, STEP, Canvas
 from flashvsr_trt.runtime.backends.base import ITEM_BYTES
 from flashvsr_trt.runtime.pipeline import QUEUED_FRAMES
@@ -69,9 +69,8 @@ def memory(
         encoder: FFmpeg's name of it; None: nothing is encoded, or one picture at a time.
         on_gpu: the networks run in other memory.
     """
-    networks = (_untiled if options.tiling is None else _tiled)(manifest, canvas, options)
-    if on_gpu:
-        networks = _beside_gpu(manifest, canvas, options, networks.frames)
+    of = _beside_gpu if on_gpu else _untiled if options.tiling is None else _tiled
+    networks = of(manifest, canvas, options)
     if encoder is None:
         return networks
     return replace(networks, encoder=ENCODER.get(encoder, ENCODER["libx264"]) * prod(canvas.output))
@@ -102,12 +101,11 @@ def _untiled(manifest: Manifest, canvas: Canvas, options: Options) -> Memory:
     size = (canvas.height, canvas.width)
     denoise, decode = _denoise(manifest, size, options), _decode(manifest, size, options)
     post = _post(canvas, options, STEP_FRAMES)
-    waiting = _waiting(options.segment_steps if options.phased else 1)
     return Memory(
         # The DiT of step 0 holds its weights a second time, before the decoder's are loaded.
         weights=max(denoise.weights, decode.weights) if options.phased else denoise.weights + decode.weights,
         state=denoise.state + decode.state,
-        frames=_frames(canvas, options, waiting),
+        frames=_frames(canvas, options),
         working=(
             max(denoise.working, decode.working + post) if options.phased else denoise.working + decode.working + post
         ),
@@ -115,42 +113,48 @@ def _untiled(manifest: Manifest, canvas: Canvas, options: Options) -> Memory:
 
 
 def _tiled(manifest: Manifest, canvas: Canvas, options: Options) -> Memory:
-    size, tiling = (canvas.height, canvas.width), options.tiling
-    assert tiling is not None
-    dit_grid = Grid(size, tiling.dit, tiling.dit_overlap)
-    decoder_grid = Grid(size, tiling.decoder, tiling.decoder_overlap)
+    assert options.tiling is not None
+    dit_grid, decoder_grid = _grids(canvas, options.tiling)
     denoise, decode = _denoise(manifest, dit_grid.tile, options), _decode(manifest, decoder_grid.tile, options)
     decoded = _decoded(manifest, canvas, options)
-    floats = 4 if manifest.precision == "fp32" else 2
-    post = _post(canvas, options, 1) + (3 * floats + 3) * prod(size)
+    post = _post(canvas, options, 1) + (3 * _float_bytes(manifest) + 3) * canvas.height * canvas.width
     phases = (denoise.total, decode.total + decoded, post + decoded)
     largest = (denoise, decode, _Part(weights=0, state=0, working=post))[phases.index(max(phases))]
-    kept = _waiting_tiles(manifest, canvas, options, tiling) + _blended(canvas, options)
+    kept = _waiting_tiles(manifest, options, dit_grid, decoder_grid) + _blended(canvas, options)
     return Memory(
         weights=largest.weights,
         state=largest.state + kept + (decoded if largest is not denoise else 0),
-        frames=_frames(canvas, options, _waiting(options.segment_steps)),
+        frames=_frames(canvas, options),
         working=largest.working,
     )
 
 
-def _beside_gpu(manifest: Manifest, canvas: Canvas, options: Options, frames: int) -> Memory:
+def _beside_gpu(manifest: Manifest, canvas: Canvas, options: Options) -> Memory:
     """Frames, and of tiles what waits for its turn and what is blended."""
-    waiting = 0
+    state = 0
     if options.tiling is not None:
-        waiting = _waiting_tiles(manifest, canvas, options, options.tiling)
-        waiting += _blended(canvas, options) + _decoded(manifest, canvas, options)
-    return Memory(weights=0, state=int(PINNED * waiting), frames=int(PINNED * frames), working=0, program=GPU_PROGRAM)
+        state = _waiting_tiles(manifest, options, *_grids(canvas, options.tiling))
+        state += _blended(canvas, options) + _decoded(manifest, canvas, options)
+    frames = _frames(canvas, options)
+    return Memory(weights=0, state=int(PINNED * state), frames=int(PINNED * frames), working=0, program=GPU_PROGRAM)
 
 
-def _waiting_tiles(manifest: Manifest, canvas: Canvas, options: Options, tiling: Tiling) -> int:
+def _waiting_tiles(manifest: Manifest, options: Options, of_dit: Grid, of_decoder: Grid) -> int:
     """State of all tiles."""
-    size, decoder = (canvas.height, canvas.width), VARIANTS[options.variant]
-    of_dit = Grid(size, tiling.dit, tiling.dit_overlap)
-    of_decoder = Grid(size, tiling.decoder, tiling.decoder_overlap)
     slots = schedule.ring_slots(options.parameters.kv_ratio) - 1  # the one that a step writes to is not kept
-    dit, rest = (_bytes(manifest, grid.tile, slots) for grid in (of_dit, of_decoder))
-    return len(of_dit) * sum(dit[name, True] for name in _DENOISE) + len(of_decoder) * rest[decoder, True]
+    dit, decoder = (_bytes(manifest, grid.tile, slots) for grid in (of_dit, of_decoder))
+    of_one = sum(dit[name, True] for name in _DENOISE)
+    return len(of_dit) * of_one + len(of_decoder) * decoder[VARIANTS[options.variant], True]
+
+
+def _grids(canvas: Canvas, tiling: Tiling) -> tuple[Grid, Grid]:
+    """Of the DiT and of the decoder."""
+    size = (canvas.height, canvas.width)
+    return Grid(size, tiling.dit, tiling.dit_overlap), Grid(size, tiling.decoder, tiling.decoder_overlap)
+
+
+def _float_bytes(manifest: Manifest) -> int:
+    return ITEM_BYTES[DTYPES[manifest.precision]]
 
 
 def _blended(canvas: Canvas, options: Options) -> int:
@@ -161,8 +165,7 @@ def _blended(canvas: Canvas, options: Options) -> int:
 
 def _decoded(manifest: Manifest, canvas: Canvas, options: Options) -> int:
     """Frames of a segment's whole pictures."""
-    floats = 4 if manifest.precision == "fp32" else 2
-    return 3 * floats * max(FIRST_OUTPUT, STEP * options.segment_steps) * canvas.height * canvas.width
+    return 3 * _float_bytes(manifest) * max(FIRST_OUTPUT, STEP * options.segment_steps) * canvas.height * canvas.width
 
 
 _DENOISE = ("lq_proj", "dit")
@@ -236,11 +239,8 @@ def _bytes(manifest: Manifest, size: tuple[int, int], ring: int) -> dict[tuple[s
     return out
 
 
-def _waiting(steps: int) -> int:
-    """LQ frames that wait for their steps, and once more as the steps' input."""
-    return FIRST_INPUT + 2 * STEP * steps
-
-
-def _frames(canvas: Canvas, options: Options, waiting: int) -> int:
+def _frames(canvas: Canvas, options: Options) -> int:
+    steps = options.segment_steps if options.phased or options.tiling is not None else 1
+    waiting = FIRST_INPUT + 2 * STEP * steps  # LQ frames that wait for their steps, and once more as the steps' input
     lq = (QUEUED_FRAMES + waiting) * canvas.height * canvas.width * 3
     return lq + (QUEUED_FRAMES + FIRST_OUTPUT) * prod(canvas.output) * 3 * (options.bits // 8)

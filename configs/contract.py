@@ -49,11 +49,6 @@ class Graph:
     outputs: tuple[Tensor, ...]
     state: tuple[tuple[str, str], ...] = ()
 
-    @property
-    def once(self) -> bool:
-        """Whether it is run once in a stream, at its start."""
-        return self.name.endswith("_first")
-
     def tensor(self, name: str) -> Tensor:
         """The tensor of that name; KeyError where there is none."""
         for tensor in self.inputs + self.outputs:

@@ -65,6 +65,7 @@ def to_model(step: Step, precision: str) -> ir.Model:
     axes.restore(model)
     optimizer.optimize_ir(model, inline=False, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT)
     _store_rearranged(model)
+    _order(model)
     _clean(model, graph)
     return model
 
@@ -127,6 +128,20 @@ def _rearranged(model: ir.Model, weight: ir.Value, rearrange: Callable[..., np.n
     value.const_value = ir.LazyTensor(compute, dtype=tensor.dtype, shape=shape, name=name)
     model.graph.initializers[name] = value
     return value
+
+
+def _order(model: ir.Model) -> None:
+    """States are written as soon as they are known.
+
+    ONNX Runtime begins with the last node of the file that nothing waits for, and computes what it needs. In the order
+    of the trace that makes the first output, and what states are made of stayed in memory until then: for the decoders
+    twice what a step needs. So the nodes of states come behind it, the earliest last.
+    """
+    ends = [node for node in model.graph if all(value.is_graph_output() and not value.uses() for value in node.outputs)]
+    first = model.graph.outputs[0].producer()
+    for node in reversed([node for node in ends if node is not first]):
+        model.graph.remove(node)
+        model.graph.append(node)
 
 
 def _clean(model: ir.Model, graph: Graph) -> None:

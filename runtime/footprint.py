@@ -29,10 +29,9 @@ SCRATCH = {
     "lq_proj_first": 53.0, "lq_proj": 376.0, "dit_first": 1288.0, "dit": 430.0, "tc_decoder": 5410.0,
     "vae_decoder_first": 1668.0, "vae_decoder": 6054.0, "post": 49.0,
 }  # fmt: skip
-# Bytes a pixel that ONNX Runtime's arena grows to by one network of the real size in 16 bits, fused and with the
-# project's kernels: ten runs on an H200 in plugins_trt/NOTES.md, all within 8 % of what this predicts.
-ARENA = {"dit": 570.0, "tc_decoder": 2460.0, "vae_decoder": 21500.0}
-_OF_TILES = {"tc_decoder": 1.35}  # times as much where tiles come in turn; why is not known
+# Bytes a pixel that the pool of ONNX Runtime's graphs grows to by one network of the real size in 16 bits, fused and
+# with the project's kernels: runs on an H200 in plugins_trt/NOTES.md, all within 7 % of what this predicts.
+POOL = {"dit": 660.0, "tc_decoder": 1400.0, "vae_decoder": 16000.0}
 _REAL_WIDTH = {"dit": 1536, "tc_decoder": 128, "vae_decoder": 96}  # channels of their largest tensors
 
 
@@ -158,14 +157,14 @@ class EngineMemory:
         return prod(evaluate_shape(tensor.shape, dict(values))) * ITEM_BYTES[self._work.manifest.dtype(tensor)]
 
 
-class ArenaMemory(EngineMemory):
+class PoolMemory(EngineMemory):
     """Bytes that ONNX Runtime's CUDA provider takes, of a fused bundle with the project's own kernels.
 
-    Its arena gives nothing back between graphs, and what one network freed seldom fits another: they add up.
+    All graphs work in one pool, which stays as large as the largest of them has made it.
     """
 
     def beside(self, phases: Sequence[Phase]) -> list[Phase]:
-        scratch = sum(phase.scratch for phase in phases)
+        scratch = max(phase.scratch for phase in phases)
         return [replace(phase, scratch=scratch) for phase in phases]
 
     def _weights(self, graph: str) -> int:
@@ -177,10 +176,9 @@ class ArenaMemory(EngineMemory):
 
     def _scratch(self, graph: str, size: tuple[int, int], frames: int) -> int:
         sizes, network = self._work.manifest.sizes, graph.removesuffix("_first")
-        if network not in ARENA:
+        if network not in POOL:
             return 0  # small beside the others: by AdaptColours, other colour fixes take more
         widths = {"dit": sizes.dim, "tc_decoder": sizes.tc_memory[-1][0]}
         width = widths[network] if network in widths else sizes.vae_caches[-1][0]
         items = ITEM_BYTES[DTYPES[self._work.manifest.precision]] / 2
-        per_pixel = ARENA[network] * (1.0 if size == self._work.size else _OF_TILES.get(network, 1.0))
-        return int(per_pixel * items * width / _REAL_WIDTH[network] * prod(size))
+        return int(POOL[network] * items * width / _REAL_WIDTH[network] * prod(size))

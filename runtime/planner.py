@@ -14,7 +14,7 @@ from flashvsr_trt.configs.errors import OutOfMemory, UsageError
 from flashvsr_trt.configs.schedule import GRID
 from flashvsr_trt.configs.tiers import MIB, USABLE
 from flashvsr_trt.engines.profiles import PICTURE
-from flashvsr_trt.runtime.footprint import ArenaMemory, EngineMemory, Phase, Work
+from flashvsr_trt.runtime.footprint import EngineMemory, Phase, PoolMemory, Work
 from flashvsr_trt.runtime.tiles import DECODER_OVERLAP, DIT_OVERLAP, Axis, Tiling
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def plan(work: Work, engines: EngineSet | None = None) -> Plan:
         OutOfMemory: not even the smallest tiles fit, or tiles are not allowed.
     """
     _check(work)
-    numbers = EngineMemory(work, engines) if engines or work.bounded else ArenaMemory(work)
+    numbers = EngineMemory(work, engines) if engines or work.bounded else PoolMemory(work)
     if work.tiling is not None:
         made = _tiled(work, numbers, work.tiling)
         if not made.fits:

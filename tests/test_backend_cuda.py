@@ -67,9 +67,9 @@ def made(self, backend, session, path, graph, make=module._CudaGraph.__init__):
     make(self, backend, OnStream(session, backend.device), path, graph)
 
 
-module.PROVIDER, module.PLACE, module.ARENA = "CPUExecutionProvider", "cpu", "cpu"
+module.PROVIDER, module.PLACE = "CPUExecutionProvider", "cpu"
 module.OrtCuda._provider = lambda self: module.PROVIDER
-module.share_arena = lambda index: None
+share, module.share_memory = module.share_memory, lambda index, library: None
 # With sizes known ONNX Runtime puts other sums together: bytes are compared without.
 known, module.lasting_dims = module.lasting_dims, lambda graph, symbols: {{}}
 module._CudaGraph.__init__ = made
@@ -118,18 +118,57 @@ print("same")
     assert "libflashvsr_ort.so" in err or "without" not in err
 
 
-def test_an_arena_that_cannot_shrink_is_told(run, seeded_bundle):
-    """ONNX Runtime on a CPU has no arena of that name. The runs are done at once here, so that they can fail."""
-    body = """
-module.ARENA, module._CudaGraph.__init__ = "gpu", made.__defaults__[0]
-frames = np.random.default_rng(0).integers(0, 256, (22, 32, 48, 3), dtype=np.uint8)
-ours, theirs = (np.stack(list(upscale(frames, bundle=sys.argv[1], backend=b))) for b in (module.OrtCuda(), OrtCpu(1)))
-print(np.array_equal(ours, theirs))
+# A custom-op library without ops: its pool lacks 5 bytes once that many graphs were loaded and run.
+POOL = """
+#include <stdio.h>
+static int checks = 0;
+void* RegisterCustomOps(void* options, const void* base) { (void)options; (void)base; return 0; }
+const char* flashvsr_share_pool(int device) { printf("shared %d\\n", device); fflush(stdout); return REFUSAL; }
+unsigned long flashvsr_pool_shortage(int device) { (void)device; return ++checks == LACKS ? 5 : 0; }
+void flashvsr_pool_trim(int device) { printf("trimmed %d\\n", device); fflush(stdout); }
 """
-    out, err = run(body, seeded_bundle)
-    assert out == "True\n"
-    for name in ("lq_proj_first", "dit_first"):
-        assert err.count(f"{name}.onnx: ONNX Runtime gives no memory back") == 1
+
+
+def pool_library(folder: Path, refusal: str = "0", lacks: int = 0) -> Path:
+    source = folder / "pool.c"
+    source.write_text(POOL)
+    options = ["-shared", "-fPIC", f"-DREFUSAL={refusal}", f"-DLACKS={lacks}"]
+    subprocess.run(["gcc", *options, "-o", folder / "pool.so", source], check=True)
+    return folder / "pool.so"
+
+
+SHARING = """
+module.share_memory, module.usable_library = share, lambda *_: module.Path(sys.argv[2])
+from flashvsr_trt.configs.errors import OutOfMemory
+try:
+    print(len(list(upscale(np.zeros((22, 32, 48, 3), np.uint8), bundle=sys.argv[1], backend=module.OrtCuda()))))
+except OutOfMemory as error:
+    print(error)
+"""
+
+
+def test_the_librarys_pool_is_shared_and_trimmed(run, seeded_bundle, tmp_path):
+    out, _ = run(SHARING, seeded_bundle, pool_library(tmp_path))
+    assert out == "shared 0\ntrimmed 0\n22\n"
+
+
+@pytest.mark.parametrize("lacks", [1, 2, 9])
+def test_a_pool_that_lacks_memory_is_out_of_memory(run, seeded_bundle, tmp_path, lacks):
+    """At a load, at the run behind it, and later."""
+    out, _ = run(SHARING, seeded_bundle, pool_library(tmp_path, lacks=lacks))
+    assert "out of memory: 5 bytes more than the GPU has free" in out
+    assert "trimmed 0" in out
+
+
+def test_without_a_pool_there_is_an_arena(run, seeded_bundle, tmp_path):
+    arena = """
+import onnxruntime
+onnxruntime.create_and_register_allocator_v2 = lambda name, place, options, arena: print(name, options)
+onnxruntime.OrtArenaCfg = dict
+"""
+    out, err = run(arena + SHARING, seeded_bundle, pool_library(tmp_path, refusal='"no mapping"'))
+    assert out == "shared 0\nCUDAExecutionProvider {'device_id': '0'}\n22\n"
+    assert "pool.so shares no memory (no mapping)" in err
 
 
 def test_fp8_without_kernels_is_refused(run, seeded_bundle_fp16, tmp_path):
@@ -229,7 +268,7 @@ except ValueError:
     assert out == "refused\n"
 
 
-def test_one_back_end_has_the_arena(run):
+def test_one_back_end_has_the_shared_memory(run):
     """Two streams would write over what the other has freed and not read yet."""
     body = """
 def entry(cuda):

@@ -17,7 +17,8 @@ from test_cpp_border import VALGRIND
 
 from flashvsr_trt.configs import manifest as manifests
 from flashvsr_trt.configs.contract import lasting_dims
-from flashvsr_trt.runtime.backends.onnxruntime_cuda import _OPTIONS, ARENA, SHRINK, OrtCuda, share_arena
+from flashvsr_trt.runtime.backends.onnxruntime_cuda import _OPTIONS, OrtCuda
+from flashvsr_trt.runtime.backends.ort_memory import share_memory
 
 pytest_plugins = ("cpp_fixtures",)
 
@@ -75,18 +76,17 @@ def test_cuda_gives_the_cpus_bytes(build, full_bundle, variables, variant):
 
 def test_provider_gets_the_python_runtimes_options(build, seeded_bundle, variables, monkeypatch):
     python = object.__new__(OrtCuda)  # needs no GPU for this
-    python.library, python.has_arena = None, True
+    python.library, python.shares = None, True
     session = python._session_options(seeded_bundle / "dit.onnx")
     arena: dict[str, object] = {}
     monkeypatch.setattr(
         onnxruntime, "OrtArenaCfg", lambda all: arena.update({f"arena's {k}": v for k, v in all.items()})
     )
     monkeypatch.setattr(onnxruntime, "create_and_register_allocator_v2", lambda name, *_: arena.update(arena=name))
-    share_arena.__wrapped__(0)
+    share_memory.__wrapped__(0, None)
     entries = ("session.use_env_allocators", "session.use_device_allocator_for_initializers")
     expected = _OPTIONS | arena | {name: session.get_session_config_entry(name) for name in entries}
     expected |= {"device_id": 0, "user_compute_stream": "the driver's", "disable_synchronize_execution_providers": 1}
-    expected[SHRINK] = f"{ARENA}:0"
     expected["enable_mem_pattern"] = int(session.enable_mem_pattern)
     graphs = manifests.load(seeded_bundle).graphs
     symbols = {"H": 128, "W": 128, "ring": 4}  # of 24x16 pixels, enlarged by 4, and 3 slabs kept
@@ -101,16 +101,60 @@ def test_provider_gets_the_python_runtimes_options(build, seeded_bundle, variabl
     assert seen[-1] == given_back
 
 
-def test_an_arena_that_cannot_shrink_stays(build, seeded_bundle, variables):
-    """The graphs that run once are run again without asking for it, with options of their own made anew."""
-    log = Path(variables["STAND_IN_LOG"])
-    frames, options = [], []
-    for more in ({}, {"STAND_IN_HAS_NO_ARENA": 1}):
-        log.unlink(missing_ok=True)
-        frames.append(y4m(build, seeded_bundle, "--device", "cuda", **variables, **more))
-        options.append(log.read_text().count("disable_synchronize_execution_providers=1"))
-    assert frames[0] == frames[1]
-    assert options[1] - options[0] == len(("lq_proj_first", "dit_first"))
+# A custom-op library without ops, that writes down what is asked of its pool; it lacks 5 bytes at one of the checks.
+POOL = """
+#include <stdio.h>
+#include <stdlib.h>
+static int checks = 0;
+static void note(const char* what, int device) {
+  FILE* log = fopen(getenv("STAND_IN_LOG"), "a");
+  fprintf(log, "pool=%s %d\\n", what, device);
+  fclose(log);
+}
+int flashvsr_op_abi(void) { return 1; }
+int flashvsr_can_serve(int c) { return c == 90; }
+const char* flashvsr_share_pool(int device) { note("shared", device); return REFUSAL; }
+const char* flashvsr_unshare_pool(int device) { note("no longer shared", device); return 0; }
+unsigned long flashvsr_pool_shortage(int device) { (void)device; return ++checks == LACKS ? 5 : 0; }
+void flashvsr_pool_trim(int device) { note("trimmed", device); }
+"""
+
+
+def pool_library(folder: Path, refusal: str = "0", lacks: int = 0) -> Path:
+    (folder / "pool.c").write_text(POOL)
+    options = ("-shared", "-fPIC", f"-DREFUSAL={refusal}", f"-DLACKS={lacks}")
+    call(need("cc"), *options, "-o", folder / "pool.so", folder / "pool.c")
+    return folder / "pool.so"
+
+
+def test_the_librarys_pool_is_shared_and_given_back(build, seeded_bundle_fp16, variables, tmp_path):
+    library = pool_library(tmp_path)
+    y4m(build, seeded_bundle_fp16, "--device", "cuda", "--op-library", library, **variables)
+    lines = Path(variables["STAND_IN_LOG"]).read_text().splitlines()
+    assert [line for line in lines if line.startswith(("pool=", "arena=", "arena's"))] == [
+        "pool=shared 0", "pool=no longer shared 0", "pool=trimmed 0"
+    ]  # fmt: skip
+    assert "session.use_env_allocators=1" in lines
+    assert lines[-1] == "pool=trimmed 0"
+
+
+@pytest.mark.parametrize("lacks", [1, 2, 9])
+def test_a_pool_that_lacks_memory_is_out_of_memory(build, seeded_bundle_fp16, variables, tmp_path, lacks):
+    """At a load, at the run behind it, and later."""
+    flags = ("--device", "cuda", "--op-library", pool_library(tmp_path, lacks=lacks))
+    done = y4m(build, seeded_bundle_fp16, *flags, check=False, **variables)
+    assert done.returncode != 0
+    assert b"out of memory: 5 bytes more than the GPU has free" in done.stderr
+    assert Path(variables["STAND_IN_LOG"]).read_text().splitlines()[-1] == "pool=trimmed 0"
+
+
+def test_without_a_pool_there_is_an_arena(build, seeded_bundle_fp16, variables, tmp_path):
+    flags = ("--device", "cuda", "--op-library", pool_library(tmp_path, refusal='"no mapping"'))
+    y4m(build, seeded_bundle_fp16, *flags, **variables)
+    log = Path(variables["STAND_IN_LOG"]).read_text()
+    assert "pool=shared 0\n" in log
+    assert "arena=CUDAExecutionProvider\n" in log
+    assert "pool=trimmed" not in log
 
 
 def test_one_stream_at_a_time_has_the_arena(build, seeded_bundle, variables):

@@ -160,7 +160,7 @@ def test_reexport_refuses_what_it_cannot_read_back(seeded_bundle_fp16, tmp_path)
         reexport(seeded_bundle_fp16, tmp_path / "again")
 
 
-@pytest.mark.parametrize("name", ["demo-curve", "demo-curve-continued", "demo-curve-decoder", "demo-curve-tf32"])
+@pytest.mark.parametrize("name", ["", "-continued", "-decoder", "-tf32", "-photographs"])
 def test_drawn_curve_is_the_stored_one(name):
-    curve = json.loads((DOCS / f"{name}.json").read_text())["curve"]
-    assert (DOCS / f"{name}.svg").read_text() == plot.svg(curve)
+    curve = json.loads((DOCS / f"demo-curve{name}.json").read_text())["curve"]
+    assert (DOCS / f"demo-curve{name}.svg").read_text() == plot.svg(curve)

@@ -66,16 +66,56 @@ print(json.dumps(results))
 """
 
 
+# Frames by a session in the pool, and by one that is not; then what the pool has: in use, given back, and no more.
+POOL = """
+import sys
+import numpy as np, onnx, onnxruntime as ort
+from onnx import TensorProto, helper
+from flashvsr_trt.runtime.backends.ort_memory import Pool
+folder = sys.argv[1]
+size = 256
+weight = helper.make_tensor("w", TensorProto.FLOAT, [size, size], np.linspace(-1, 1, size * size))
+nodes = [helper.make_node("MatMul", [a, "w"], [b]) for a, b in ("xa", "ab", "by")]
+border = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [size, size]) for name in "xy"]
+graph = helper.make_graph(nodes, "chain", border[:1], border[1:], [weight])
+model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
+x = np.random.default_rng(0).standard_normal((size, size)).astype(np.float32)
+pool, results = Pool(f"{folder}/nodes.so", 0), []
+held = pool._library.flashvsr_pool_bytes
+for shared in "10":
+    options = ort.SessionOptions()
+    options.enable_mem_pattern = False
+    options.add_session_config_entry("session.use_env_allocators", shared)
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    results.append(session.run(None, {"x": x})[0].copy())
+    print(held(0) // 2**20, end=" ")
+del session
+pool.check()
+pool.trim()
+print(held(0), np.array_equal(*results))
+pool._library.flashvsr_unshare_pool(0)
+try:
+    Pool(f"{folder}/nodes.so", 1)
+except RuntimeError as error:
+    print(error)
+"""
+
+
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    """Of each case and type: shapes by the library, shapes by the function body, launches."""
+def folder(tmp_path_factory):
+    """Where nodes.so is, and the stand-ins it loads."""
     folder = tmp_path_factory.mktemp("nodes")
     kernels, sources = folder / "kernels", folder / "sources"
     kernels.mkdir()
     index(kernels)
     shutil.copytree(library.SOURCES, sources)
-    entry = sources / "ort_library.cpp"
-    entry.write_text(entry.read_text().replace('"CUDAExecutionProvider"', '"CPUExecutionProvider"'))
+    for name, of_gpu, of_cpu in (
+        ("ort_library.cpp", '"CUDAExecutionProvider"', '"CPUExecutionProvider"'),
+        ("ort_pool.cpp", '"Cuda"', '"Cpu"'),
+    ):
+        text = (sources / name).read_text()
+        assert of_gpu in text
+        (sources / name).write_text(text.replace(of_gpu, of_cpu))
     parts = [sources / name for name in library.LIBRARY_SOURCES] + library.generate(kernels, folder)
     includes = [f"-I{place}" for place in (sources, folder, library.ort_headers(), library.cuda_headers())]
     options = ["-std=c++17", "-fPIC", "-shared", "-o", folder / "nodes.so"]
@@ -83,11 +123,30 @@ def results(tmp_path_factory):
     for source, target in (("libcuda.c", "libcuda.so.1"), ("libcublasLt.c", "libcublasLt.so.13")):
         compile_c = ["gcc", "-shared", "-fPIC", "-w", "-o", folder / target, HERE / "fake_cuda" / source]
         subprocess.run(compile_c, check=True)
+    return folder
+
+
+def run(folder, program, *arguments):
     environment = os.environ | {"LD_LIBRARY_PATH": str(folder), "PYTHONPATH": str(HERE)}
-    command = [sys.executable, "-c", RUN, str(folder), *LAUNCHES, *PRODUCTS]
+    command = [sys.executable, "-c", program, str(folder), *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def results(folder):
+    """Of each case and type: shapes by the library, shapes by the function body, launches."""
+    return json.loads(run(folder, RUN, *LAUNCHES, *PRODUCTS))
+
+
+def test_sessions_work_in_the_pool(folder):
+    """On the CPU's memory, which the pool takes for a GPU's here."""
+    first, second = run(folder, POOL).splitlines()
+    shared, alone, left, same = first.split()
+    assert int(shared) == int(alone) > 0  # the second session took none of it
+    assert (left, same) == ("0", "True")
+    assert second == "cuDeviceGet failed: fake failure (101)"
 
 
 @pytest.mark.parametrize("element", ["float16", "bfloat16"])

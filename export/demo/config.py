@@ -60,7 +60,7 @@ class LossWeights:
     psnr: float = 1.0  # of the logarithm of luma's squared error
     gradient: float = 0.3  # of edges
     temporal: float = 0.5  # of changes in time
-    still: float = 10.0  # how much more those count where the truth stands still
+    still: float = 4.0  # how much more those count where the truth stands still
 
 
 @dataclass(frozen=True, kw_only=True)

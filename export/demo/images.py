@@ -34,7 +34,8 @@ PLATFORMS = (
     "manylinux_2_28_x86_64",
     "any",
 )
-DEBIAN = "deb [trusted=yes] http://deb.debian.org/debian trixie main\n"  # trusted: the pinned hash is checked
+# Trusted: the pinned hashes are checked.
+DEBIAN = "".join(f"deb [trusted=yes] http://deb.debian.org/debian {suite} main\n" for suite in ("trixie", "bookworm"))
 
 
 def fetch(source: Source, folder: Path) -> Path:

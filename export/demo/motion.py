@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-STATIC = 0.25  # share of clips without any motion
-SOFT = 0.25  # share of clips from a picture enlarged, whose finest detail is missing as in most videos
+STATIC = 0.2  # share of clips without any motion
+SOFT = 0.35  # share of clips from a picture enlarged, whose finest detail is missing as in most videos
 
 
 @dataclass(frozen=True, kw_only=True)

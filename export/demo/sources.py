@@ -28,6 +28,15 @@ class Source:
     python: str = "3.11"
 
 
+_ENDLESS_SKY = (
+    "badlands0 badlands5 badlands7 badlands8 beach0 beach2 beach3 beach4 beach5 beach6 canyon0 canyon7 "
+    "city10 city11 city12 city4 city6 city8 city9 desert0 desert2 fields1 fields5 fields6 fields7 fields9 "
+    "fog0 fog4 forest1 forest2 forest3 forest4 forest5 hills2 lava0 lava1 lava2 lava6 mountain1 mountain3 "
+    "mountain4 mountain5 mountain6 mountain7 mountain8 mountain9 nasa0 nasa1 nasa2 nasa3 nasa4 nasa5 "
+    "nasa6 nasa7 sea3 sea8 sky0 sky3 sky7 sky8 sky9 snow0 snow10 snow1 snow2 snow3 snow4 snow7 space0 "
+    "space1 space2 space3 space5 space6 space7 station1 station3 station4 water0 water8"
+)
+
 SOURCES = (
     Source(
         name="skimage",
@@ -187,6 +196,16 @@ SOURCES = (
             "seeding_by_Clements_Engelhardt.jpg",
             "sunset_by_Aitzol_Berasategi.jpg",
         ),
+    ),
+    Source(
+        name="endless-sky",
+        kind="deb",
+        package="endless-sky-high-dpi",
+        version="0.9.8-1",
+        sha256="44170b9aad0ecc8f5a39d8c6b1af233100cfc6bc0bab2352d62fb014b5099164",
+        folder="usr/share/games/endless-sky/plugins/endless-sky-high-dpi/images/land",
+        licence="public domain, as the package says of each (photographs from unsplash.com, NASA, USGS)",
+        images=tuple(f"{name}@2x.jpg" for name in _ENDLESS_SKY.split()),
     ),
 )
 

@@ -6,10 +6,8 @@ machine. One of `--minutes` ends on time on any machine, its learning rate at 0;
 
     ... --minutes 18 --seconds 540, then ... --minutes 18 --seconds 540 --finish
 
-`--tail 1` fine-tunes the decoder alone, for a CPU, `--tail 15` its end. The shipped model is the mean (`demo.mean`) of
-
-    ... --out FINE --start WEIGHTS --tail 1 --rate 1.5e-4 --minutes 108, and from there on
-    ... --out MORE --start FINE/weights.safetensors --rate 2e-4 --minutes 8 --finish --seconds 510
+`--tail 1` fine-tunes the decoder alone, as the last trainings of the shipped model did, `--tail 15` its end. The shipped
+model is the mean (`demo.mean`) of what the last of them began with, and of what it came to.
 
 (docs/demo-model.md has its history).
 

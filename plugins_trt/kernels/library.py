@@ -35,7 +35,9 @@ LIBRARY_SOURCES = (
     "fused.cpp",
     "convolve.cpp",
     "cublaslt.cpp",
+    "pool.cpp",
     "ort_nodes.cpp",
+    "ort_pool.cpp",
     "ort_library.cpp",
 )
 # Of the tensors' types, for ort_library.cpp.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import io
 import logging
 import time
@@ -31,12 +30,10 @@ from flashvsr_trt.runtime.backends.onnxruntime import (
     load_error,
     run_error,
 )
+from flashvsr_trt.runtime.backends.ort_memory import PROVIDER, Pool, share_memory
 
 LOG = logging.getLogger("flashvsr_trt.cuda")
-PROVIDER, PLACE = "CUDAExecutionProvider", "cuda"
-ARENA = "gpu"  # ONNX Runtime's name for the place's arena
-SHRINK = "memory.enable_memory_arena_shrinkage"
-_NO_ARENA = "arena shrink list"  # in the message where there is none to shrink
+PLACE = "cuda"
 _OPTIONS = {
     "prefer_nhwc": "1",  # 128 channels at full size: 2.5 ms instead of 4.4 on an H200
     "cudnn_conv_algo_search": "HEURISTIC",
@@ -44,8 +41,7 @@ _OPTIONS = {
     "use_tf32": "0",  # a float32 bundle computes in float32
     "arena_extend_strategy": "kSameAsRequested",  # the other doubles the memory that a large step asks for
 }
-_AS_REQUESTED = 1  # the same, as the shared arena wants it
-# Who has the shared arena of a GPU: only one, for what one stream has freed another could write over before it is read.
+# Who has the shared memory of a GPU: only one. What one stream has freed another could write over before it is read.
 _HOLDERS: dict[int, weakref.ref[OrtCuda]] = {}
 
 
@@ -73,16 +69,18 @@ class OrtCuda(CudaBackend):
         self.index = index
         with contextlib.redirect_stdout(io.StringIO()):  # what it does not find may still be on the loader's path
             ort.preload_dlls()
-        share_arena(index)
+        self.library = usable_library(library or ort_library(), self.device.capability)
         holder = _HOLDERS.get(index)
-        self.has_arena = holder is None or holder() is None
-        if self.has_arena:
+        self.shares = holder is None or holder() is None
+        self.shared: Pool | None = None
+        if self.shares:
+            self.device.enter()
+            self.shared = share_memory(index, self.library)
             _HOLDERS[index] = weakref.ref(self)
         else:
             LOG.info(
-                "another back end of this process has the arena of GPU %d: each graph of this one has its own", index
+                "another back end of this process has the memory of GPU %d: each graph of this one has its own", index
             )
-        self.library = usable_library(library or ort_library(), self.device.capability)
 
     def load(self, path: Path, graph: Graph, symbols: Mapping[str, int] = NOTHING) -> StepGraph:
         self.device.enter()
@@ -93,6 +91,7 @@ class OrtCuda(CudaBackend):
         started = time.perf_counter()
         try:
             session = ort.InferenceSession(str(path), options, providers=[self._provider()])
+            self.check_memory()
         except Exception as error:  # ONNX Runtime's exceptions have no common base class of their own
             raise load_error(path, error) from error
         finally:
@@ -110,6 +109,18 @@ class OrtCuda(CudaBackend):
         own = "own kernels" if self.library else "without own kernels: slow attention"
         return f"ONNX Runtime {ort.__version__}, CUDA, {self.device.name}, {own}"
 
+    def check_memory(self) -> None:
+        """RuntimeError if the GPU has run out of memory, as `Pool.check`."""
+        if self.shared is not None:
+            self.shared.check()
+
+    def __del__(self) -> None:
+        shared: Pool | None = getattr(self, "shared", None)  # not there where __init__ has failed
+        if shared is not None:
+            self.device.enter()
+            self.device.wait()
+            shared.trim()
+
     def _require_float8(self, bundle: Path) -> None:
         """By its function bodies a bundle of FP8 products would be slower and larger than the one it was made of."""
         if self.library is None or not multiplies_float8(self.library, self.device.capability):
@@ -126,7 +137,7 @@ class OrtCuda(CudaBackend):
         options = ort.SessionOptions()
         options.log_severity_level = FATAL_ONLY
         options.enable_mem_pattern = False  # one block for all of a graph's tensors would not be shared
-        options.add_session_config_entry("session.use_env_allocators", str(int(self.has_arena)))
+        options.add_session_config_entry("session.use_env_allocators", str(int(self.shares)))
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         bundled = (path.parent / manifests.FILE_NAME).is_file()  # the product that measures the GPU is not
         precision = manifests.load(path.parent).precision if bundled else "fp32"
@@ -135,14 +146,6 @@ class OrtCuda(CudaBackend):
         if self.library is not None and precision != "fp32":
             options.register_custom_ops_library(str(self.library))
         return options
-
-
-@functools.cache
-def share_arena(index: int) -> None:
-    """Gives all sessions of the process one arena on that GPU: graphs that run in turn need not each keep their own."""
-    place = ort.OrtMemoryInfo("Cuda", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, index, ort.OrtMemType.DEFAULT)
-    arena = ort.OrtArenaCfg({"max_mem": 0, "arena_extend_strategy": _AS_REQUESTED, "initial_chunk_size_bytes": -1})
-    ort.create_and_register_allocator_v2(PROVIDER, place, {"device_id": str(index)}, arena)
 
 
 def usable_library(path: Path, capability: int) -> Path | None:
@@ -186,10 +189,7 @@ def multiplies_float8(library: Path, capability: int) -> bool:
 class _CudaGraph(StepGraph):
     def __init__(self, backend: OrtCuda, session: ort.InferenceSession, path: Path, graph: Graph) -> None:
         self._backend, self._session, self._path, self._name = backend, session, path, graph.name
-        self._binding = session.io_binding()
-        self._options, self._shrinks = _run_options(), graph.once
-        if graph.once:  # no later graph fits what it worked in exactly: that would stay beside theirs
-            self._options.add_run_config_entry(SHRINK, f"{ARENA}:{backend.index}")
+        self._binding, self._options = session.io_binding(), _run_options()
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         backend, binding = self._backend, self._binding
@@ -203,22 +203,12 @@ class _CudaGraph(StepGraph):
         bound = [*inputs.values(), *outputs.values()]
         started = backend.begin(bound)
         try:
-            self._execute()
+            self._session.run_with_iobinding(binding, self._options)
+            backend.check_memory()
         except Exception as error:  # as in load
             raise run_error(self._path, error) from error
         finally:
             backend.end(self._name, started, bound)
-
-    def _execute(self) -> None:
-        try:
-            self._session.run_with_iobinding(self._binding, self._options)
-        except Exception as error:  # as in load
-            if not self._shrinks or _NO_ARENA not in str(error):
-                raise
-            # It looks for the arena before it runs anything.
-            LOG.warning("%s: ONNX Runtime gives no memory back: %s", self._path.name, error)
-            self._options, self._shrinks = _run_options(), False
-            self._session.run_with_iobinding(self._binding, self._options)
 
     def __del__(self) -> None:
         # The session's memory is in use until the stream has passed its last run.

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 typedef struct { char symbol[128]; const char* arguments; int shared; } Function;
@@ -133,6 +134,55 @@ int cuMemFree_v2(uint64_t pointer) {
   for (int i = 0; i < created; ++i) run_to(i, streams[i].given);
   free((void*)(uintptr_t)pointer);
   return 0;
+}
+
+// Mapped memory: FAKE_CUDA_MEMORY bytes at most in all, if that is set. What has none behind it cannot be touched.
+enum { GRAIN = 1 << 21 };
+static size_t created_bytes = 0;
+static struct { uint64_t address; size_t size; } mapped[4096];
+int cuMemGetAllocationGranularity(size_t* grain, const void* kind, int option) {
+  (void)kind;
+  *grain = GRAIN;
+  return option > 1;
+}
+int cuMemAddressReserve(uint64_t* address, size_t size, size_t alignment, uint64_t wish, uint64_t flags) {
+  void* made = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  *address = (uint64_t)(uintptr_t)made;
+  return made == MAP_FAILED || size % GRAIN || alignment || wish || flags;
+}
+int cuMemAddressFree(uint64_t address, size_t size) { return munmap((void*)(uintptr_t)address, size) != 0; }
+int cuMemCreate(uint64_t* handle, size_t size, const void* kind, uint64_t flags) {
+  const char* most = getenv("FAKE_CUDA_MEMORY");
+  (void)kind;
+  if (size % GRAIN || flags) return 1;
+  if (most != NULL && created_bytes + size > strtoull(most, NULL, 10)) return 2;
+  created_bytes += size;
+  *handle = size;
+  return 0;
+}
+int cuMemRelease(uint64_t handle) { return handle == 0; }
+int cuMemMap(uint64_t address, size_t size, size_t offset, uint64_t handle, uint64_t flags) {
+  for (int i = 0; i < 4096; ++i) {
+    if (mapped[i].size != 0) continue;
+    mapped[i].address = address;
+    mapped[i].size = size;
+    return size != handle || offset || flags || address % GRAIN;
+  }
+  return 2;
+}
+int cuMemSetAccess(uint64_t address, size_t size, const void* access, size_t count) {
+  (void)access;
+  return count != 1 || mprotect((void*)(uintptr_t)address, size, PROT_READ | PROT_WRITE) != 0;
+}
+int cuMemUnmap(uint64_t address, size_t size) {
+  for (int i = 0; i < 4096; ++i) {
+    if (mapped[i].address != address || mapped[i].size != size) continue;
+    mapped[i].size = 0;
+    created_bytes -= size;
+    madvise((void*)(uintptr_t)address, size, MADV_DONTNEED);
+    return mprotect((void*)(uintptr_t)address, size, PROT_NONE) != 0;
+  }
+  return 1;
 }
 int cuMemHostAlloc(void** pointer, size_t size, unsigned flags) { (void)flags; *pointer = malloc(size); return 0; }
 int cuMemFreeHost(void* pointer) { free(pointer); return 0; }

@@ -37,7 +37,20 @@ Driver load() {
   bind(library, "cuModuleGetFunction", driver.module_function);
   bind(library, "cuFuncSetAttribute", driver.function_attribute);
   bind(library, "cuLaunchKernel", driver.launch);
+  bind(library, "cuMemGetInfo_v2", driver.memory_info);
+  bind(library, "cuMemAlloc_v2", driver.memory_alloc);
+  bind(library, "cuMemFree_v2", driver.memory_free);
+  bind(library, "cuMemHostAlloc", driver.host_alloc);
+  bind(library, "cuMemFreeHost", driver.host_free);
   bind(library, "cuTensorMapEncodeTiled", driver.tensor_map, false);
+  bind(library, "cuMemAddressReserve", driver.address_reserve, false);
+  bind(library, "cuMemAddressFree", driver.address_free, false);
+  bind(library, "cuMemCreate", driver.memory_create, false);
+  bind(library, "cuMemRelease", driver.memory_release, false);
+  bind(library, "cuMemMap", driver.memory_map, false);
+  bind(library, "cuMemUnmap", driver.memory_unmap, false);
+  bind(library, "cuMemSetAccess", driver.memory_access, false);
+  bind(library, "cuMemGetAllocationGranularity", driver.memory_grain, false);
   driver.check(driver.init(0), "cuInit");
   return driver;
 }

@@ -23,7 +23,22 @@ struct Driver {
   decltype(&::cuModuleGetFunction) module_function;
   decltype(&::cuFuncSetAttribute) function_attribute;
   decltype(&::cuLaunchKernel) launch;
+  decltype(&::cuMemGetInfo) memory_info;
+  decltype(&::cuMemAlloc) memory_alloc;
+  decltype(&::cuMemFree) memory_free;
+  decltype(&::cuMemHostAlloc) host_alloc;
+  decltype(&::cuMemFreeHost) host_free;
   decltype(&::cuTensorMapEncodeTiled) tensor_map;  // null before CUDA 12
+
+  // Of memory mapping, from CUDA 10.2 on: null before it.
+  decltype(&::cuMemAddressReserve) address_reserve;
+  decltype(&::cuMemAddressFree) address_free;
+  decltype(&::cuMemCreate) memory_create;
+  decltype(&::cuMemRelease) memory_release;
+  decltype(&::cuMemMap) memory_map;
+  decltype(&::cuMemUnmap) memory_unmap;
+  decltype(&::cuMemSetAccess) memory_access;
+  decltype(&::cuMemGetAllocationGranularity) memory_grain;
 
   // Throws std::runtime_error where there is no driver.
   static const Driver& get();

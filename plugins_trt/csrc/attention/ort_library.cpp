@@ -4,6 +4,7 @@
 
 #include <onnxruntime_c_api.h>
 
+#include <atomic>
 #include <climits>
 #include <cstdlib>
 #include <cstring>
@@ -14,6 +15,7 @@
 
 #include "ort_node.hpp"
 #include "ort_nodes.hpp"
+#include "ort_pool.hpp"
 #include "spec.hpp"
 
 namespace {
@@ -27,6 +29,23 @@ static_assert(ORT_API_VERSION >= kApiVersion, "onnxruntime_c_api.h is older than
 
 // Ops that are left to their function bodies, by name with commas between: to compare, and to find a fault.
 constexpr const char* kWithout = "FLASHVSR_TRT_WITHOUT";
+
+// The ONNX Runtime that registered the ops last.
+std::atomic<const OrtApi*> registered{nullptr};
+
+// Runs `work` on a device's pool; returns what went wrong, null if nothing, for as long as the thread calls no other.
+template <class Work>
+const char* told(Work&& work) noexcept {
+  thread_local std::string text;
+  try {
+    if (registered == nullptr) throw std::runtime_error("no session options have registered the ops yet");
+    work(*registered.load());
+    return nullptr;
+  } catch (const std::exception& error) {
+    text = error.what();
+    return text.c_str();
+  }
+}
 
 // Runs `work` and turns what it throws into a status.
 template <class Work>
@@ -137,6 +156,7 @@ FLASHVSR_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const O
   if (api == nullptr) {
     return base->GetApi(1)->CreateStatus(ORT_FAIL, "flashvsr's custom ops need ONNX Runtime 1.18 or later");
   }
+  registered = api;
   return guarded(*api, "flashvsr", [&] { check(*api, api->AddCustomOpDomain(options, domain(*api))); });
 }
 
@@ -150,3 +170,29 @@ FLASHVSR_EXPORT int flashvsr_multiplies_float8(int compute_capability) {
 
 // Version of the ops' meaning that the library was built for, plugins_trt/spec.py: ABI.
 FLASHVSR_EXPORT int flashvsr_op_abi() { return flashvsr::spec::kAbi; }
+
+// Sessions that ask for the environment's allocators work in that device's pool, until `flashvsr_unshare_pool`. Graphs
+// that use it must run on one stream, in turn. Both return null, or what went wrong.
+FLASHVSR_EXPORT const char* flashvsr_share_pool(int device) {
+  return told([&](const OrtApi& api) { flashvsr::share_pool(api, device); });
+}
+FLASHVSR_EXPORT const char* flashvsr_unshare_pool(int device) {
+  return told([&](const OrtApi& api) { flashvsr::unshare_pool(api, device); });
+}
+
+// Bytes that the device lacked since the last call, for which host memory was taken instead: slow, but right.
+FLASHVSR_EXPORT std::size_t flashvsr_pool_shortage(int device) {
+  flashvsr::Pool* const pool = flashvsr::pool_of(device);
+  return pool == nullptr ? 0 : pool->shortage();
+}
+
+// Gives the device what the pool does not use behind what it does. The stream must have been waited for.
+FLASHVSR_EXPORT void flashvsr_pool_trim(int device) {
+  if (flashvsr::Pool* const pool = flashvsr::pool_of(device)) pool->trim();
+}
+
+// Device memory that the pool has, in bytes.
+FLASHVSR_EXPORT std::size_t flashvsr_pool_bytes(int device) {
+  const flashvsr::Pool* const pool = flashvsr::pool_of(device);
+  return pool == nullptr ? 0 : pool->mapped();
+}

@@ -122,11 +122,6 @@ Manifest parse(const Json& data) {
 
 }  // namespace
 
-bool Graph::once() const {
-  constexpr std::string_view ending = "_first";
-  return name.size() > ending.size() && name.compare(name.size() - ending.size(), ending.size(), ending) == 0;
-}
-
 const Tensor& Graph::tensor(const std::string& wanted) const {
   for (const auto* tensors : {&inputs, &outputs})
     for (const Tensor& tensor : *tensors)

@@ -29,9 +29,6 @@ struct Graph {
   std::vector<Tensor> inputs, outputs;
   std::vector<std::pair<std::string, std::string>> state;  // an output and the input it feeds at the next call
 
-  // Whether it is run once in a stream, at its start.
-  bool once() const;
-
   // Throws where there is none.
   const Tensor& tensor(const std::string& name) const;
 };

@@ -69,6 +69,7 @@ OrtGraph::OrtGraph(std::shared_ptr<const Ort> ort, const std::string& path, cons
       memory_(nullptr, ort_->api().ReleaseMemoryInfo),
       host_memory_(nullptr, ort_->api().ReleaseMemoryInfo),
       host_copy_(place.host_copy),
+      check_memory_(place.check_memory),
       run_options_(nullptr, ort_->api().ReleaseRunOptions),
       session_(nullptr, ort_->api().ReleaseSession) {
   const OrtApi& api = ort_->api();
@@ -78,12 +79,6 @@ OrtGraph::OrtGraph(std::shared_ptr<const Ort> ort, const std::string& path, cons
   ort_->check(api.CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, &memory), path);
   host_memory_.reset(memory);
   run_options_ = run_options(place.waits);
-  // No later graph fits what it worked in exactly: that would stay beside theirs.
-  if (!place.arena.empty() && graph.once()) {
-    ort_->check(api.AddRunConfigEntry(run_options_.get(), "memory.enable_memory_arena_shrinkage", place.arena.c_str()),
-                path);
-    warn_shrinking_ = place.warn;
-  }
   OrtSessionOptions* made = nullptr;
   ort_->check(api.CreateSessionOptions(&made), path);
   const OrtHandle<OrtSessionOptions> options(made, api.ReleaseSessionOptions);
@@ -95,6 +90,7 @@ OrtGraph::OrtGraph(std::shared_ptr<const Ort> ort, const std::string& path, cons
   ort_->check(api.CreateSession(ort_->environment(), path.c_str(), made, &session), path + " does not load",
               FLASHVSR_ERROR_BUNDLE);
   session_.reset(session);
+  if (check_memory_) check_memory_();
   check_names("inputs", graph.inputs, api.SessionGetInputCount, api.SessionGetInputName);
   check_names("outputs", graph.outputs, api.SessionGetOutputCount, api.SessionGetOutputName);
 }
@@ -109,21 +105,8 @@ void OrtGraph::run(const Binding& inputs, const Binding& outputs) {
   for (const auto& [name, buffer] : outputs)
     ort_->check(api.BindOutput(made, name.c_str(), value_on(memory_.get(), buffer.data, buffer).get()), path_,
                 FLASHVSR_ERROR_INTERNAL);
-  execute(made);
-}
-
-void OrtGraph::execute(const OrtIoBinding* binding) {
-  const OrtApi& api = ort_->api();
-  OrtStatus* status = api.RunWithBinding(session_.get(), run_options_.get(), binding);
-  // It looks for the arena before it runs anything.
-  if (status != nullptr && warn_shrinking_ && std::strstr(api.GetErrorMessage(status), "arena shrink list") != nullptr) {
-    warn_shrinking_(path_ + ": ONNX Runtime gives no memory back: " + api.GetErrorMessage(status));
-    api.ReleaseStatus(status);
-    warn_shrinking_ = nullptr;
-    run_options_ = run_options(false);
-    status = api.RunWithBinding(session_.get(), run_options_.get(), binding);
-  }
-  ort_->check(status, path_ + " failed", FLASHVSR_ERROR_INTERNAL);
+  ort_->check(api.RunWithBinding(session_.get(), run_options_.get(), made), path_ + " failed", FLASHVSR_ERROR_INTERNAL);
+  if (check_memory_) check_memory_();
 }
 
 OrtHandle<OrtRunOptions> OrtGraph::run_options(bool waits) const {

@@ -46,8 +46,7 @@ struct OrtPlace {
   const char* memory = "Cpu";  // ONNX Runtime's name of the device's memory
   int device = 0;
   bool waits = true;  // whether a run ends when the device has finished
-  std::string arena;  // whose unused memory a graph gives back that runs once in a stream; "" for none
-  std::function<void(const std::string&)> warn;
+  std::function<void()> check_memory;  // called behind each load and run: throws where the device lacked memory
   // A host copy of a small buffer's content; none where buffers lie in host memory.
   std::function<const void*(const Buffer&)> host_copy;
   Symbols dims;  // dimensions that are the same in every run
@@ -66,7 +65,6 @@ class OrtGraph : public StepGraph {
   using NameOf = OrtStatus*(ORT_API_CALL*)(const OrtSession*, std::size_t, OrtAllocator*, char**) NO_EXCEPTION;
 
   OrtHandle<OrtRunOptions> run_options(bool waits) const;
-  void execute(const OrtIoBinding* binding);
   OrtHandle<OrtValue> input_value(const std::string& name, const Buffer& buffer) const;
   OrtHandle<OrtValue> value_on(const OrtMemoryInfo* memory, void* data, const Buffer& buffer) const;
   void check_names(const char* kind, const std::vector<Tensor>& tensors, CountOf count_of, NameOf name_of) const;
@@ -75,8 +73,8 @@ class OrtGraph : public StepGraph {
   std::string path_;
   OrtHandle<OrtMemoryInfo> memory_, host_memory_;
   std::function<const void*(const Buffer&)> host_copy_;
+  std::function<void()> check_memory_;
   OrtHandle<OrtRunOptions> run_options_;
-  std::function<void(const std::string&)> warn_shrinking_;  // where the options ask for it
   OrtHandle<OrtSession> session_;
 };
 

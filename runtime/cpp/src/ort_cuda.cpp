@@ -1,7 +1,7 @@
 #include "backends.hpp"
 #include "cuda_queue.hpp"
 #include "library.hpp"
-#include "ort_arena.hpp"
+#include "ort_memory.hpp"
 
 namespace flashvsr {
 
@@ -47,25 +47,24 @@ bool multiplies_float8(const std::string& path, int capability) {
 
 class OrtCudaQueue : public CudaQueue {
  public:
-  // arena: may be none.
+  // memory: may be none.
   OrtCudaQueue(std::shared_ptr<const Ort> ort, std::string library, std::shared_ptr<const cuda::Device> device,
-               std::unique_ptr<OrtArena> arena, Say say, const QueueOptions& options)
+               std::unique_ptr<OrtMemory> memory, const QueueOptions& options)
       : CudaQueue(std::move(device), options),
         ort_(std::move(ort)),
         library_(std::move(library)),
-        arena_(std::move(arena)) {
+        memory_(std::move(memory)) {
     place_.memory = "Cuda";
     place_.device = CudaQueue::device().index();
     place_.waits = false;
-    place_.arena = "gpu:" + std::to_string(place_.device);
-    place_.warn = [say = std::move(say)](const std::string& text) { say(FLASHVSR_LOG_INFO, text); };
+    if (memory_ != nullptr) place_.check_memory = [this] { memory_->check(); };
     place_.host_copy = [this](const Buffer& buffer) { return mirrored(buffer); };
     place_.configure = [this](OrtSessionOptions* session) { configure(session); };
   }
   ~OrtCudaQueue() override {
     const bool entered = device().try_enter();
-    cuda::Driver::get().stream_wait(stream());  // before another stream may have the arena
-    arena_.reset();
+    cuda::Driver::get().stream_wait(stream());  // before another stream may have the memory
+    memory_.reset();
     if (entered) leave();
   }
 
@@ -111,7 +110,7 @@ class OrtCudaQueue : public CudaQueue {
     const OrtApi& api = ort_->api();
     const auto set = [&](const char* key) { ort_->check(api.AddSessionConfigEntry(session, key, "1"), key); };
     set("session.use_device_allocator_for_initializers");
-    if (arena_ == nullptr) return;
+    if (memory_ == nullptr) return;
     set("session.use_env_allocators");
     // One block for all of a graph's tensors would not be shared.
     ort_->check(api.DisableMemPattern(session), "ONNX Runtime's options");
@@ -119,7 +118,7 @@ class OrtCudaQueue : public CudaQueue {
 
   std::shared_ptr<const Ort> ort_;
   std::string library_;
-  std::unique_ptr<OrtArena> arena_;
+  std::unique_ptr<OrtMemory> memory_;
   OrtPlace place_;
 };
 
@@ -141,7 +140,7 @@ class OrtCuda : public Backend {
   }
 
   std::shared_ptr<Queue> open_queue(const QueueOptions& options) override {
-    return std::make_shared<OrtCudaQueue>(ort_, library_, device_, take_arena(), say_, options);
+    return std::make_shared<OrtCudaQueue>(ort_, library_, device_, take_memory(), options);
   }
   bool on_gpu() const override { return true; }
   void require(const std::string&) const override {}
@@ -151,10 +150,10 @@ class OrtCuda : public Backend {
   }
 
  private:
-  std::unique_ptr<OrtArena> take_arena() const {
-    std::string why = "another stream has the GPU's arena";
+  std::unique_ptr<OrtMemory> take_memory() const {
+    std::string why = "another stream has the GPU's memory";
     try {
-      if (auto arena = OrtArena::take(ort_, device_->index())) return arena;
+      if (auto memory = OrtMemory::take(ort_, device_->index(), library_, say_)) return memory;
     } catch (const Error& error) {
       why = error.what();
     }

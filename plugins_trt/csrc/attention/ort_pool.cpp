@@ -1,0 +1,71 @@
+#include "ort_pool.hpp"
+
+#include <memory>
+#include <mutex>
+
+#include "ort_node.hpp"
+
+namespace flashvsr {
+
+namespace {
+
+constexpr uint32_t kReserves = 18;  // the API from which on an allocator may tell weights from the rest
+
+struct Shared : OrtAllocator {
+  Pool pool;
+  OrtMemoryInfo* place = nullptr;
+
+  explicit Shared(int device) : OrtAllocator{}, pool(device) {
+    version = kReserves;
+    Alloc = [](OrtAllocator* self, size_t bytes) { return own(self).pool.take(bytes); };
+    Reserve = [](OrtAllocator* self, size_t bytes) { return own(self).pool.keep(bytes); };
+    Free = [](OrtAllocator* self, void* memory) { own(self).pool.give(memory); };
+    Info = [](const OrtAllocator* self) -> const OrtMemoryInfo* { return static_cast<const Shared*>(self)->place; };
+  }
+  static Shared& own(OrtAllocator* self) { return *static_cast<Shared*>(self); }
+};
+
+std::mutex mutex;
+
+// Never destroyed: ONNX Runtime's environment may outlive what is static here.
+std::map<int, Shared*>& all() {
+  static auto* const made = new std::map<int, Shared*>;
+  return *made;
+}
+
+// The process has one environment for each ONNX Runtime it has loaded; more are references to it.
+template <class Work>
+void with_environment(const OrtApi& api, Work&& work) {
+  OrtEnv* environment = nullptr;
+  check(api, api.CreateEnv(ORT_LOGGING_LEVEL_FATAL, "flashvsr", &environment));
+  const std::unique_ptr<OrtEnv, decltype(api.ReleaseEnv)> held(environment, api.ReleaseEnv);
+  work(environment);
+}
+
+}  // namespace
+
+void share_pool(const OrtApi& api, int device) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  Shared*& shared = all()[device];
+  if (shared == nullptr) {
+    auto made = std::make_unique<Shared>(device);
+    check(api, api.CreateMemoryInfo("Cuda", OrtDeviceAllocator, device, OrtMemTypeDefault, &made->place));
+    shared = made.release();
+  }
+  with_environment(api, [&](OrtEnv* environment) { check(api, api.RegisterAllocator(environment, shared)); });
+}
+
+void unshare_pool(const OrtApi& api, int device) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto found = all().find(device);
+  if (found == all().end() || found->second == nullptr) return;
+  with_environment(api, [&](OrtEnv* environment) { check(api, api.UnregisterAllocator(environment, found->second->place)); });
+}
+
+Pool* pool_of(int device) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto found = all().find(device);
+  return found == all().end() || found->second == nullptr ? nullptr : &found->second->pool;
+}
+
+}  // namespace flashvsr

@@ -6,8 +6,8 @@ machine. One of `--minutes` ends on time on any machine, its learning rate at 0;
 
     ... --minutes 18 --seconds 540, then ... --minutes 18 --seconds 540 --finish
 
-`--tail 1` fine-tunes the decoder alone, as the last trainings of the shipped model did, `--tail 15` its end. The shipped
-model is the mean (`demo.mean`) of what the last of them began with, and of what it came to.
+`--tail 1` fine-tunes the decoder alone, as the last training of the shipped model did, `--tail 15` its end. The shipped
+model is the mean (`demo.mean`) of what that training began with, and of what it came to.
 
 (docs/demo-model.md has its history).
 

@@ -125,6 +125,7 @@ static int checks = 0;
 void* RegisterCustomOps(void* options, const void* base) { (void)options; (void)base; return 0; }
 const char* flashvsr_share_pool(int device) { printf("shared %d\\n", device); fflush(stdout); return REFUSAL; }
 unsigned long flashvsr_pool_shortage(int device) { (void)device; return ++checks == LACKS ? 5 : 0; }
+const char* flashvsr_unshare_pool(int device) { (void)device; return 0; }
 void flashvsr_pool_trim(int device) { printf("trimmed %d\\n", device); fflush(stdout); }
 """
 

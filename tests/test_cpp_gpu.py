@@ -18,7 +18,7 @@ from test_cpp_border import VALGRIND
 from flashvsr_trt.configs import manifest as manifests
 from flashvsr_trt.configs.contract import lasting_dims
 from flashvsr_trt.runtime.backends.onnxruntime_cuda import _OPTIONS, OrtCuda
-from flashvsr_trt.runtime.backends.ort_memory import share_memory
+from flashvsr_trt.runtime.backends.ort_memory import _share_arena
 
 pytest_plugins = ("cpp_fixtures",)
 
@@ -83,7 +83,7 @@ def test_provider_gets_the_python_runtimes_options(build, seeded_bundle, variabl
         onnxruntime, "OrtArenaCfg", lambda all: arena.update({f"arena's {k}": v for k, v in all.items()})
     )
     monkeypatch.setattr(onnxruntime, "create_and_register_allocator_v2", lambda name, *_: arena.update(arena=name))
-    share_memory.__wrapped__(0, None)
+    _share_arena.__wrapped__(0)
     entries = ("session.use_env_allocators", "session.use_device_allocator_for_initializers")
     expected = _OPTIONS | arena | {name: session.get_session_config_entry(name) for name in entries}
     expected |= {"device_id": 0, "user_compute_stream": "the driver's", "disable_synchronize_execution_providers": 1}
@@ -162,6 +162,16 @@ def test_one_stream_at_a_time_has_the_arena(build, seeded_bundle, variables):
     call(build / "tests" / "device", seeded_bundle, "", **variables)
     log = Path(variables["STAND_IN_LOG"]).read_text()
     assert [line == "arena=given back" for line in log.splitlines() if line.startswith("arena=")] == [False, True] * 10
+    shared, own = log.count("session.use_env_allocators=1"), log.count("use_device_allocator_for_initializers=1")
+    assert 0 < shared < own
+
+
+def test_one_stream_at_a_time_has_the_pool(build, seeded_bundle_fp16, variables, tmp_path):
+    call(build / "tests" / "device", seeded_bundle_fp16, pool_library(tmp_path), **variables)
+    log = Path(variables["STAND_IN_LOG"]).read_text()
+    turns = [line for line in log.splitlines() if line.startswith("pool=")]
+    assert turns == ["pool=shared 0", "pool=no longer shared 0", "pool=trimmed 0"] * (len(turns) // 3)
+    assert len(turns) > 3
     shared, own = log.count("session.use_env_allocators=1"), log.count("use_device_allocator_for_initializers=1")
     assert 0 < shared < own
 

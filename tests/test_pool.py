@@ -138,5 +138,21 @@ print(pool.mapped() // MIB, pool.shortage())
     assert run(body, FAKE_CUDA_MEMORY=str(16 * MIB)) == "4 20 0\n16 0\n"
 
 
+def test_memory_that_cannot_be_mapped_is_the_hosts(run):
+    body = """
+import os
+pool = Pool()
+first = pool.take(4 * MIB)
+ctypes.memset(first, 1, 4 * MIB)
+print(pool.mapped(), pool.shortage() // MIB)
+"""
+    assert run(body, FAKE_CUDA_NO_ACCESS="1") == "0 4\n"
+
+
+def test_nothing_left_anywhere(run):
+    body = "pool = Pool(); print(pool.take(4 * MIB), pool.shortage(), pool.take(MIB) is not None)"
+    assert run(body, FAKE_CUDA_MEMORY=str(2 * MIB), FAKE_CUDA_NO_HOST="1") == "None 0 True\n"
+
+
 def test_no_such_device(run):
     assert run("print(c.pool_open(1))") == "None\n"

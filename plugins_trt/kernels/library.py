@@ -197,8 +197,9 @@ def build(kernels: Path) -> Path | None:
         sources = [SOURCES / file for file in LIBRARY_SOURCES]
         includes = [f"-I{place}" for place in (SOURCES, folder, ort_headers(), cuda_headers())]
         options = ["-std=c++17", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
-        # The C and C++ runtime libraries of an older machine must do: the C++ one goes inside.
-        options += ["-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL"]
+        # The C and C++ runtime libraries of an older machine must do: the C++ one goes inside. Not libgcc, which
+        # unwinds: with one of its own, an exception of the pool's that passes through ONNX Runtime ends the process.
+        options += ["-static-libstdc++", "-Wl,--exclude-libs,ALL"]
         target = folder / LIBRARY
         subprocess.run(
             [str(compiler()), *options, *includes, "-o", str(target), *map(str, sources + generated), "-ldl"],

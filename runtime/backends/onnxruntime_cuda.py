@@ -11,7 +11,7 @@ import io
 import logging
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import onnxruntime as ort
@@ -90,8 +90,8 @@ class OrtCuda(CudaBackend):
             options.add_free_dimension_override_by_name(dim, size)
         started = time.perf_counter()
         try:
-            session = ort.InferenceSession(str(path), options, providers=[self._provider()])
-            self.check_memory()
+            with self.memory_checked():
+                session = ort.InferenceSession(str(path), options, providers=[self._provider()])
         except Exception as error:  # ONNX Runtime's exceptions have no common base class of their own
             raise load_error(path, error) from error
         finally:
@@ -109,17 +109,21 @@ class OrtCuda(CudaBackend):
         own = "own kernels" if self.library else "without own kernels: slow attention"
         return f"ONNX Runtime {ort.__version__}, CUDA, {self.device.name}, {own}"
 
-    def check_memory(self) -> None:
-        """RuntimeError if the GPU has run out of memory, as `Pool.check`."""
-        if self.shared is not None:
-            self.shared.check()
+    @contextlib.contextmanager
+    def memory_checked(self) -> Iterator[None]:
+        """RuntimeError if the GPU ran out of memory in between, as `Pool.check`: before what else came of it."""
+        try:
+            yield
+        finally:
+            if self.shared is not None:
+                self.shared.check()
 
     def __del__(self) -> None:
         shared: Pool | None = getattr(self, "shared", None)  # not there where __init__ has failed
         if shared is not None:
             self.device.enter()
             self.device.wait()
-            shared.trim()
+            shared.close()
 
     def _require_float8(self, bundle: Path) -> None:
         """By its function bodies a bundle of FP8 products would be slower and larger than the one it was made of."""
@@ -203,8 +207,8 @@ class _CudaGraph(StepGraph):
         bound = [*inputs.values(), *outputs.values()]
         started = backend.begin(bound)
         try:
-            self._session.run_with_iobinding(binding, self._options)
-            backend.check_memory()
+            with backend.memory_checked():
+                self._session.run_with_iobinding(binding, self._options)
         except Exception as error:  # as in load
             raise run_error(self._path, error) from error
         finally:

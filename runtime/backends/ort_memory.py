@@ -40,12 +40,12 @@ class Pool:
         if lacked:
             raise RuntimeError(f"out of memory: {lacked} bytes more than the GPU has free")
 
-    def trim(self) -> None:
-        """Gives the GPU what is free behind what is taken. The stream must have been waited for."""
+    def close(self) -> None:
+        """No later session gets it, and the GPU what is free in it. The stream must have been waited for."""
+        self._library.flashvsr_unshare_pool(self._index)
         self._library.flashvsr_pool_trim(self._index)
 
 
-@functools.cache
 def share_memory(index: int, library: Path | None) -> Pool | None:
     """Gives all sessions of the process that take the environment's allocators one memory on that GPU: the library's
     pool, or without it, which is None here, an arena of ONNX Runtime's."""
@@ -54,7 +54,12 @@ def share_memory(index: int, library: Path | None) -> Pool | None:
             return Pool(library, index)
         except (AttributeError, RuntimeError) as error:
             LOG.warning("%s shares no memory (%s), so ONNX Runtime's arena takes more: make kernels", library, error)
+    _share_arena(index)
+    return None
+
+
+@functools.cache  # ONNX Runtime's Python takes none back
+def _share_arena(index: int) -> None:
     place = ort.OrtMemoryInfo("Cuda", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, index, ort.OrtMemType.DEFAULT)
     arena = ort.OrtArenaCfg({"max_mem": 0, "arena_extend_strategy": _AS_REQUESTED, "initial_chunk_size_bytes": -1})
     ort.create_and_register_allocator_v2(PROVIDER, place, {"device_id": str(index)}, arena)
-    return None

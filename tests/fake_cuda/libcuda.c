@@ -21,6 +21,7 @@ int cuDeviceGetAttribute(int* value, int which, int device) {
   return 0;
 }
 int cuCtxGetDevice(int* device) { *device = 0; return 0; }
+int cuCtxSynchronize(void);
 int cuCtxSetCurrent(void* context) { (void)context; return 0; }
 int cuDevicePrimaryCtxRetain(void** context, int device) { (void)device; *context = (void*)1; return 0; }
 int cuDevicePrimaryCtxRelease_v2(int device) { (void)device; return 0; }
@@ -122,6 +123,10 @@ int cuStreamSynchronize(void* handle) {
   run_to((int)(stream - streams), stream->given);
   return 0;
 }
+int cuCtxSynchronize(void) {
+  for (int i = 0; i < created; ++i) run_to(i, streams[i].given);
+  return 0;
+}
 int cuStreamWaitEvent(void* stream, void* event, unsigned flags) {
   return give(stream, (Work){.kind = WAIT, .wait = *(Event*)event, .size = flags});
 }
@@ -172,6 +177,7 @@ int cuMemMap(uint64_t address, size_t size, size_t offset, uint64_t handle, uint
 }
 int cuMemSetAccess(uint64_t address, size_t size, const void* access, size_t count) {
   (void)access;
+  if (getenv("FAKE_CUDA_NO_ACCESS") != NULL) return 2;
   return count != 1 || mprotect((void*)(uintptr_t)address, size, PROT_READ | PROT_WRITE) != 0;
 }
 int cuMemUnmap(uint64_t address, size_t size) {
@@ -184,7 +190,11 @@ int cuMemUnmap(uint64_t address, size_t size) {
   }
   return 1;
 }
-int cuMemHostAlloc(void** pointer, size_t size, unsigned flags) { (void)flags; *pointer = malloc(size); return 0; }
+int cuMemHostAlloc(void** pointer, size_t size, unsigned flags) {
+  (void)flags;
+  *pointer = malloc(size);
+  return getenv("FAKE_CUDA_NO_HOST") != NULL ? 2 : 0;
+}
 int cuMemFreeHost(void* pointer) { free(pointer); return 0; }
 int cuMemGetInfo_v2(size_t* free_bytes, size_t* total) { *free_bytes = *total = 1ull << 34; return 0; }
 int cuMemsetD8Async(uint64_t pointer, unsigned char value, size_t size, void* stream) {

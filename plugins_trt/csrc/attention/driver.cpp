@@ -32,6 +32,7 @@ Driver load() {
   bind(library, "cuCtxPushCurrent_v2", driver.context_push);
   bind(library, "cuCtxPopCurrent_v2", driver.context_pop);
   bind(library, "cuCtxGetDevice", driver.context_device);
+  bind(library, "cuCtxSynchronize", driver.context_wait);
   bind(library, "cuModuleLoadData", driver.module_load);
   bind(library, "cuModuleUnload", driver.module_unload);
   bind(library, "cuModuleGetFunction", driver.module_function);

@@ -18,6 +18,7 @@ struct Driver {
   decltype(&::cuCtxPushCurrent) context_push;
   decltype(&::cuCtxPopCurrent) context_pop;
   decltype(&::cuCtxGetDevice) context_device;
+  decltype(&::cuCtxSynchronize) context_wait;
   decltype(&::cuModuleLoadData) module_load;
   decltype(&::cuModuleUnload) module_unload;
   decltype(&::cuModuleGetFunction) module_function;

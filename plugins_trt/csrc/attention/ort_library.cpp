@@ -177,7 +177,7 @@ FLASHVSR_EXPORT const char* flashvsr_share_pool(int device) {
   return told([&](const OrtApi& api) { flashvsr::share_pool(api, device); });
 }
 FLASHVSR_EXPORT const char* flashvsr_unshare_pool(int device) {
-  return told([&](const OrtApi& api) { flashvsr::unshare_pool(api, device); });
+  return told([&](const OrtApi&) { flashvsr::unshare_pool(device); });
 }
 
 // Bytes that the device lacked since the last call, for which host memory was taken instead: slow, but right.

@@ -2,6 +2,8 @@
 
 #include <memory>
 #include <mutex>
+#include <stdexcept>
+#include <utility>
 
 #include "ort_node.hpp"
 
@@ -14,12 +16,18 @@ constexpr uint32_t kReserves = 18;  // the API from which on an allocator may te
 struct Shared : OrtAllocator {
   Pool pool;
   OrtMemoryInfo* place = nullptr;
+  const OrtApi* sharer = nullptr;  // the ONNX Runtime whose sessions have it now
 
   explicit Shared(int device) : OrtAllocator{}, pool(device) {
     version = kReserves;
     Alloc = [](OrtAllocator* self, size_t bytes) { return own(self).pool.take(bytes); };
     Reserve = [](OrtAllocator* self, size_t bytes) { return own(self).pool.keep(bytes); };
-    Free = [](OrtAllocator* self, void* memory) { own(self).pool.give(memory); };
+    Free = [](OrtAllocator* self, void* memory) {
+      try {
+        own(self).pool.give(memory);
+      } catch (const std::exception&) {  // the driver is gone with the process; ONNX Runtime frees in destructors
+      }
+    };
     Info = [](const OrtAllocator* self) -> const OrtMemoryInfo* { return static_cast<const Shared*>(self)->place; };
   }
   static Shared& own(OrtAllocator* self) { return *static_cast<Shared*>(self); }
@@ -52,13 +60,16 @@ void share_pool(const OrtApi& api, int device) {
     check(api, api.CreateMemoryInfo("Cuda", OrtDeviceAllocator, device, OrtMemTypeDefault, &made->place));
     shared = made.release();
   }
+  if (shared->sharer != nullptr) throw std::runtime_error("somebody else's sessions have the pool of that GPU");
   with_environment(api, [&](OrtEnv* environment) { check(api, api.RegisterAllocator(environment, shared)); });
+  shared->sharer = &api;
 }
 
-void unshare_pool(const OrtApi& api, int device) {
+void unshare_pool(int device) {
   const std::lock_guard<std::mutex> lock(mutex);
   const auto found = all().find(device);
-  if (found == all().end() || found->second == nullptr) return;
+  if (found == all().end() || found->second == nullptr || found->second->sharer == nullptr) return;
+  const OrtApi& api = *std::exchange(found->second->sharer, nullptr);
   with_environment(api, [&](OrtEnv* environment) { check(api, api.UnregisterAllocator(environment, found->second->place)); });
 }
 

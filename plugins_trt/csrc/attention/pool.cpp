@@ -71,10 +71,13 @@ bool Pool::map(std::size_t end) {
   const std::size_t size = rounded(end - mapped_, grain_);
   CUmemGenericAllocationHandle made = 0;
   if (driver.memory_create(&made, size, &kind_, 0) != CUDA_SUCCESS) return false;
-  const CUresult status = driver.memory_map(begin_ + mapped_, size, 0, made, 0);
+  const bool put = driver.memory_map(begin_ + mapped_, size, 0, made, 0) == CUDA_SUCCESS;
   driver.memory_release(made);  // it goes with the mapping
-  driver.check(status, "cuMemMap");
-  driver.check(driver.memory_access(begin_ + mapped_, size, &access_, 1), "cuMemSetAccess");
+  if (!put) return false;
+  if (driver.memory_access(begin_ + mapped_, size, &access_, 1) != CUDA_SUCCESS) {
+    driver.memory_unmap(begin_ + mapped_, size);
+    return false;
+  }
   pieces_.push_back(size);
   mapped_ += size;
   return true;
@@ -90,12 +93,12 @@ void* Pool::keep(std::size_t bytes) {
 
 // ONNX Runtime takes no null pointer for an answer: kernels would write there.
 void* Pool::of_host(std::size_t bytes) {
-  lacked_ += bytes;
   const Context::Current current(context_);
   void* memory = nullptr;
   Driver::get().check(Driver::get().host_alloc(&memory, bytes, CU_MEMHOSTALLOC_PORTABLE | CU_MEMHOSTALLOC_DEVICEMAP),
                       "out of memory: cuMemHostAlloc");
   hosted_.insert(memory);
+  lacked_ += bytes;
   return memory;
 }
 
@@ -106,6 +109,7 @@ void Pool::give(void* memory) {
   if (address < begin_ || address >= begin_ + reserved_) {
     const Context::Current current(context_);
     if (hosted_.erase(memory) > 0) {
+      Driver::get().context_wait();  // kernels that were given it may not have run yet
       Driver::get().host_free(memory);
     } else {
       Driver::get().memory_free(address);

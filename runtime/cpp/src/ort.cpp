@@ -1,6 +1,5 @@
 #include "ort.hpp"
 
-#include <cstring>
 #include <map>
 #include <set>
 
@@ -87,10 +86,9 @@ OrtGraph::OrtGraph(std::shared_ptr<const Ort> ort, const std::string& path, cons
     ort_->check(api.AddFreeDimensionOverrideByName(made, name.c_str(), size), path);
   place.configure(made);
   OrtSession* session = nullptr;
-  ort_->check(api.CreateSession(ort_->environment(), path.c_str(), made, &session), path + " does not load",
-              FLASHVSR_ERROR_BUNDLE);
+  check(api.CreateSession(ort_->environment(), path.c_str(), made, &session), path + " does not load",
+        FLASHVSR_ERROR_BUNDLE);
   session_.reset(session);
-  if (check_memory_) check_memory_();
   check_names("inputs", graph.inputs, api.SessionGetInputCount, api.SessionGetInputName);
   check_names("outputs", graph.outputs, api.SessionGetOutputCount, api.SessionGetOutputName);
 }
@@ -105,8 +103,14 @@ void OrtGraph::run(const Binding& inputs, const Binding& outputs) {
   for (const auto& [name, buffer] : outputs)
     ort_->check(api.BindOutput(made, name.c_str(), value_on(memory_.get(), buffer.data, buffer).get()), path_,
                 FLASHVSR_ERROR_INTERNAL);
-  ort_->check(api.RunWithBinding(session_.get(), run_options_.get(), made), path_ + " failed", FLASHVSR_ERROR_INTERNAL);
+  check(api.RunWithBinding(session_.get(), run_options_.get(), made), path_ + " failed", FLASHVSR_ERROR_INTERNAL);
+}
+
+// A lack of memory is told before what came of it, and is not left for the next check.
+void OrtGraph::check(OrtStatus* status, const std::string& what, flashvsr_status otherwise) const {
+  OrtHandle<OrtStatus> owned(status, ort_->api().ReleaseStatus);
   if (check_memory_) check_memory_();
+  ort_->check(owned.release(), what, otherwise);
 }
 
 OrtHandle<OrtRunOptions> OrtGraph::run_options(bool waits) const {

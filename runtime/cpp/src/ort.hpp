@@ -65,6 +65,7 @@ class OrtGraph : public StepGraph {
   using NameOf = OrtStatus*(ORT_API_CALL*)(const OrtSession*, std::size_t, OrtAllocator*, char**) NO_EXCEPTION;
 
   OrtHandle<OrtRunOptions> run_options(bool waits) const;
+  void check(OrtStatus* status, const std::string& what, flashvsr_status otherwise) const;
   OrtHandle<OrtValue> input_value(const std::string& name, const Buffer& buffer) const;
   OrtHandle<OrtValue> value_on(const OrtMemoryInfo* memory, void* data, const Buffer& buffer) const;
   void check_names(const char* kind, const std::vector<Tensor>& tensors, CountOf count_of, NameOf name_of) const;

@@ -132,7 +132,7 @@ int cuStreamWaitEvent(void* stream, void* event, unsigned flags) {
 }
 int cuMemAlloc_v2(uint64_t* pointer, size_t size) {
   if (size > (1ull << 40)) return 2;
-  *pointer = (uint64_t)(uintptr_t)malloc(size);
+  *pointer = (uint64_t)(uintptr_t)aligned_alloc(256, (size + 255) / 256 * 256);  // as the real one, at least
   return *pointer == 0 ? 2 : 0;
 }
 int cuMemFree_v2(uint64_t pointer) {

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 import pytest
+from pool_library import pool_library
 
 from flashvsr_trt.configs.errors import BackendUnavailable
 from flashvsr_trt.runtime.backends import open_backend
@@ -118,26 +119,6 @@ print("same")
     assert "libflashvsr_ort.so" in err or "without" not in err
 
 
-# A custom-op library without ops: its pool lacks 5 bytes once that many graphs were loaded and run.
-POOL = """
-#include <stdio.h>
-static int checks = 0;
-void* RegisterCustomOps(void* options, const void* base) { (void)options; (void)base; return 0; }
-const char* flashvsr_share_pool(int device) { printf("shared %d\\n", device); fflush(stdout); return REFUSAL; }
-unsigned long flashvsr_pool_shortage(int device) { (void)device; return ++checks == LACKS ? 5 : 0; }
-const char* flashvsr_unshare_pool(int device) { (void)device; return 0; }
-void flashvsr_pool_trim(int device) { printf("trimmed %d\\n", device); fflush(stdout); }
-"""
-
-
-def pool_library(folder: Path, refusal: str = "0", lacks: int = 0) -> Path:
-    source = folder / "pool.c"
-    source.write_text(POOL)
-    options = ["-shared", "-fPIC", f"-DREFUSAL={refusal}", f"-DLACKS={lacks}"]
-    subprocess.run(["gcc", *options, "-o", folder / "pool.so", source], check=True)
-    return folder / "pool.so"
-
-
 SHARING = """
 module.share_memory, module.usable_library = share, lambda *_: module.Path(sys.argv[2])
 from flashvsr_trt.configs.errors import OutOfMemory
@@ -150,7 +131,7 @@ except OutOfMemory as error:
 
 def test_the_librarys_pool_is_shared_and_trimmed(run, seeded_bundle, tmp_path):
     out, _ = run(SHARING, seeded_bundle, pool_library(tmp_path))
-    assert out == "shared 0\ntrimmed 0\n22\n"
+    assert out == "pool=shared 0\npool=no longer shared 0\npool=trimmed 0\n22\n"
 
 
 @pytest.mark.parametrize("lacks", [1, 2, 9])
@@ -158,7 +139,7 @@ def test_a_pool_that_lacks_memory_is_out_of_memory(run, seeded_bundle, tmp_path,
     """At a load, at the run behind it, and later."""
     out, _ = run(SHARING, seeded_bundle, pool_library(tmp_path, lacks=lacks))
     assert "out of memory: 5 bytes more than the GPU has free" in out
-    assert "trimmed 0" in out
+    assert "pool=trimmed 0" in out
 
 
 def test_without_a_pool_there_is_an_arena(run, seeded_bundle, tmp_path):
@@ -167,8 +148,8 @@ import onnxruntime
 onnxruntime.create_and_register_allocator_v2 = lambda name, place, options, arena: print(name, options)
 onnxruntime.OrtArenaCfg = dict
 """
-    out, err = run(arena + SHARING, seeded_bundle, pool_library(tmp_path, refusal='"no mapping"'))
-    assert out == "shared 0\nCUDAExecutionProvider {'device_id': '0'}\n22\n"
+    out, err = run(arena + SHARING, seeded_bundle, pool_library(tmp_path, refusal="no mapping"))
+    assert out == "pool=shared 0\nCUDAExecutionProvider {'device_id': '0'}\n22\n"
     assert "pool.so shares no memory (no mapping)" in err
 
 

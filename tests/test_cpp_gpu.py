@@ -13,6 +13,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 from cpp_programs import SOURCES, call, moving_frames, need, write_engine_set
+from pool_library import pool_library
 from test_cpp_border import VALGRIND
 
 from flashvsr_trt.configs import manifest as manifests
@@ -101,32 +102,6 @@ def test_provider_gets_the_python_runtimes_options(build, seeded_bundle, variabl
     assert seen[-1] == given_back
 
 
-# A custom-op library without ops, that writes down what is asked of its pool; it lacks 5 bytes at one of the checks.
-POOL = """
-#include <stdio.h>
-#include <stdlib.h>
-static int checks = 0;
-static void note(const char* what, int device) {
-  FILE* log = fopen(getenv("STAND_IN_LOG"), "a");
-  fprintf(log, "pool=%s %d\\n", what, device);
-  fclose(log);
-}
-int flashvsr_op_abi(void) { return 1; }
-int flashvsr_can_serve(int c) { return c == 90; }
-const char* flashvsr_share_pool(int device) { note("shared", device); return REFUSAL; }
-const char* flashvsr_unshare_pool(int device) { note("no longer shared", device); return 0; }
-unsigned long flashvsr_pool_shortage(int device) { (void)device; return ++checks == LACKS ? 5 : 0; }
-void flashvsr_pool_trim(int device) { note("trimmed", device); }
-"""
-
-
-def pool_library(folder: Path, refusal: str = "0", lacks: int = 0) -> Path:
-    (folder / "pool.c").write_text(POOL)
-    options = ("-shared", "-fPIC", f"-DREFUSAL={refusal}", f"-DLACKS={lacks}")
-    call(need("cc"), *options, "-o", folder / "pool.so", folder / "pool.c")
-    return folder / "pool.so"
-
-
 def test_the_librarys_pool_is_shared_and_given_back(build, seeded_bundle_fp16, variables, tmp_path):
     library = pool_library(tmp_path)
     y4m(build, seeded_bundle_fp16, "--device", "cuda", "--op-library", library, **variables)
@@ -149,7 +124,7 @@ def test_a_pool_that_lacks_memory_is_out_of_memory(build, seeded_bundle_fp16, va
 
 
 def test_without_a_pool_there_is_an_arena(build, seeded_bundle_fp16, variables, tmp_path):
-    flags = ("--device", "cuda", "--op-library", pool_library(tmp_path, refusal='"no mapping"'))
+    flags = ("--device", "cuda", "--op-library", pool_library(tmp_path, refusal="no mapping"))
     y4m(build, seeded_bundle_fp16, *flags, **variables)
     log = Path(variables["STAND_IN_LOG"]).read_text()
     assert "pool=shared 0\n" in log

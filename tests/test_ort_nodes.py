@@ -139,9 +139,8 @@ def folder(tmp_path_factory):
         (sources / name).write_text(text.replace(of_gpu, of_cpu))
     parts = [sources / name for name in library.LIBRARY_SOURCES] + library.generate(kernels, folder)
     includes = [f"-I{place}" for place in (sources, folder, library.ort_headers(), library.cuda_headers())]
-    # With its own C++ runtime inside, as it is shipped: what it throws passes through another one.
-    own = ["-static-libstdc++", "-Wl,--exclude-libs,ALL"]
-    options = ["-std=c++17", "-fPIC", "-shared", "-fvisibility=hidden", *own, "-o", folder / "nodes.so"]
+    # Linked as it is shipped: what it throws passes through another C++ runtime.
+    options = ["-std=c++17", "-fPIC", "-shared", "-fvisibility=hidden", *library.OWN_RUNTIME, "-o", folder / "nodes.so"]
     subprocess.run([library.compiler(), *options, *includes, *parts, "-ldl"], check=True)
     for source, target in (("libcuda.c", "libcuda.so.1"), ("libcublasLt.c", "libcublasLt.so.13")):
         compile_c = ["gcc", "-shared", "-fPIC", "-w", "-o", folder / target, HERE / "fake_cuda" / source]

@@ -40,6 +40,9 @@ LIBRARY_SOURCES = (
     "ort_pool.cpp",
     "ort_library.cpp",
 )
+# The C and C++ runtime libraries of an older machine must do: the C++ one goes inside. Not libgcc, which unwinds: with
+# one of its own, an exception of the pool's that passes through ONNX Runtime ends the process.
+OWN_RUNTIME = ("-static-libstdc++", "-Wl,--exclude-libs,ALL")
 # Of the tensors' types, for ort_library.cpp.
 LETTERS = {"T": "T", "float": "f", "float8": "e", "int64": "i", "host int64": "h", "uint8": "b", "uint16": "w"}
 _DEFAULT_ORT = ("/usr/include/onnxruntime", "/usr/local/include/onnxruntime", "/usr/include/onnxruntime/core/session")
@@ -197,12 +200,19 @@ def build(kernels: Path) -> Path | None:
         sources = [SOURCES / file for file in LIBRARY_SOURCES]
         includes = [f"-I{place}" for place in (SOURCES, folder, ort_headers(), cuda_headers())]
         options = ["-std=c++17", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
-        # The C and C++ runtime libraries of an older machine must do: the C++ one goes inside. Not libgcc, which
-        # unwinds: with one of its own, an exception of the pool's that passes through ONNX Runtime ends the process.
-        options += ["-static-libstdc++", "-Wl,--exclude-libs,ALL"]
+        options += OWN_RUNTIME
         target = folder / LIBRARY
         subprocess.run(
-            [str(compiler()), *options, *includes, "-o", str(target), *map(str, sources + generated), "-ldl"],
+            [
+                str(compiler()),
+                *options,
+                *OWN_RUNTIME,
+                *includes,
+                "-o",
+                str(target),
+                *map(str, sources + generated),
+                "-ldl",
+            ],
             check=True,
         )
         shutil.move(target, kernels / LIBRARY)

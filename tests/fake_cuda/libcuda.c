@@ -21,7 +21,6 @@ int cuDeviceGetAttribute(int* value, int which, int device) {
   return 0;
 }
 int cuCtxGetDevice(int* device) { *device = 0; return 0; }
-int cuCtxSynchronize(void);
 int cuCtxSetCurrent(void* context) { (void)context; return 0; }
 int cuDevicePrimaryCtxRetain(void** context, int device) { (void)device; *context = (void*)1; return 0; }
 int cuDevicePrimaryCtxRelease_v2(int device) { (void)device; return 0; }

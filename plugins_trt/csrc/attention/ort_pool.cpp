@@ -41,6 +41,12 @@ std::map<int, Shared*>& all() {
   return *made;
 }
 
+// Null before it is made. The mutex is held.
+Shared* find(int device) {
+  const auto found = all().find(device);
+  return found == all().end() ? nullptr : found->second;
+}
+
 // The process has one environment for each ONNX Runtime it has loaded; more are references to it.
 template <class Work>
 void with_environment(const OrtApi& api, Work&& work) {
@@ -54,11 +60,11 @@ void with_environment(const OrtApi& api, Work&& work) {
 
 void share_pool(const OrtApi& api, int device) {
   const std::lock_guard<std::mutex> lock(mutex);
-  Shared*& shared = all()[device];
+  Shared* shared = find(device);
   if (shared == nullptr) {
     auto made = std::make_unique<Shared>(device);
     check(api, api.CreateMemoryInfo("Cuda", OrtDeviceAllocator, device, OrtMemTypeDefault, &made->place));
-    shared = made.release();
+    shared = all()[device] = made.release();
   }
   if (shared->sharer != nullptr) throw std::runtime_error("somebody else's sessions have the pool of that GPU");
   with_environment(api, [&](OrtEnv* environment) { check(api, api.RegisterAllocator(environment, shared)); });
@@ -67,16 +73,16 @@ void share_pool(const OrtApi& api, int device) {
 
 void unshare_pool(int device) {
   const std::lock_guard<std::mutex> lock(mutex);
-  const auto found = all().find(device);
-  if (found == all().end() || found->second == nullptr || found->second->sharer == nullptr) return;
-  const OrtApi& api = *std::exchange(found->second->sharer, nullptr);
-  with_environment(api, [&](OrtEnv* environment) { check(api, api.UnregisterAllocator(environment, found->second->place)); });
+  Shared* const shared = find(device);
+  if (shared == nullptr || shared->sharer == nullptr) return;
+  const OrtApi& api = *std::exchange(shared->sharer, nullptr);
+  with_environment(api, [&](OrtEnv* environment) { check(api, api.UnregisterAllocator(environment, shared->place)); });
 }
 
 Pool* pool_of(int device) {
   const std::lock_guard<std::mutex> lock(mutex);
-  const auto found = all().find(device);
-  return found == all().end() || found->second == nullptr ? nullptr : &found->second->pool;
+  Shared* const shared = find(device);
+  return shared == nullptr ? nullptr : &shared->pool;
 }
 
 }  // namespace flashvsr

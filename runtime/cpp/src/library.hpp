@@ -42,6 +42,11 @@ class Library {
   void* handle_ = nullptr;
 };
 
+// The custom-op library for ONNX Runtime.
+inline Library op_library(const std::string& path) {
+  return {"the op library", {path}, "make kernels, or leave op_library out"};
+}
+
 // `path`, or else what the environment variable names, or else `otherwise`.
 inline std::vector<std::string> library_names(const std::string& path, const char* variable,
                                               std::vector<std::string> otherwise) {

@@ -26,7 +26,7 @@ std::string usable_library(const std::string& path, std::int64_t wanted, int cap
   if (path.empty()) return refuse("no op_library is named");
   int (*abi)() = nullptr;
   int (*serves)(int) = nullptr;
-  const Library library("the op library", {path}, "make kernels, or leave op_library out");
+  const Library library = op_library(path);
   library.bind("flashvsr_op_abi", abi);
   library.bind("flashvsr_can_serve", serves);
   if (abi() != wanted)
@@ -40,7 +40,7 @@ std::string usable_library(const std::string& path, std::int64_t wanted, int cap
 // By its function bodies such a bundle would be slower and larger than the one it was made of.
 bool multiplies_float8(const std::string& path, int capability) {
   if (path.empty()) return false;
-  const Library library("the op library", {path}, "make kernels, or leave op_library out");
+  const Library library = op_library(path);
   int (*multiplies)(int) = nullptr;
   return library.find("flashvsr_multiplies_float8", multiplies) && multiplies(capability) != 0;
 }

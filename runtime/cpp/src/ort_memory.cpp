@@ -59,7 +59,7 @@ OrtMemory::OrtMemory(std::shared_ptr<const Ort> ort, int device)
 
 bool OrtMemory::share_pool(const std::string& path, std::string& why) {
   const char* (*share)(int) = nullptr;
-  const Library library("the op library", {path}, "make kernels, or leave op_library out");
+  const Library library = op_library(path);
   if (!library.find("flashvsr_share_pool", share)) {
     why = "it is older than that";
     return false;

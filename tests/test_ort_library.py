@@ -85,8 +85,9 @@ def tracer(folder, tmp_path_factory):
 
 
 PYTHON_TRACE = """
-import sys
+import ctypes, sys
 from pathlib import Path
+ctypes.CDLL("libcuda.so.1").cuCtxSetCurrent(ctypes.c_void_p(1))
 from flashvsr_trt.plugins_trt.attention_op import Problem, enqueue, workspace
 from flashvsr_trt.plugins_trt.kernels.driver import Driver, load_kernels
 kernels = load_kernels(Path(sys.argv[1]), sys.argv[2], Driver())

@@ -9,23 +9,44 @@
 #include <time.h>
 
 typedef struct { char symbol[128]; const char* arguments; int shared; } Function;
-static int depth = 0;  // contexts pushed
+static void* contexts[64] = {NULL};  // current ones; a device's is its number plus 1
+static int depth = 0;
 
 int cuInit(unsigned flags) { return flags; }
 int cuGetErrorString(int status, const char** text) { *text = status == 2 ? "out of memory" : "fake failure"; return 0; }
-int cuDeviceGet(int* device, int index) { *device = index; return index > 0 ? 101 : 0; }
-int cuDeviceGetName(char* name, int size, int device) { (void)device; snprintf(name, size, "Fake GPU"); return 0; }
-int cuDeviceGetAttribute(int* value, int which, int device) {
-  (void)device;
-  *value = which == 75 ? 9 : which == 76 ? 0 : which == 16 ? 132 : -1;
+// FAKE_CUDA_DEVICES: their compute capabilities, e.g. "90,80".
+int cuDeviceGetCount(int* count) {
+  const char* devices = getenv("FAKE_CUDA_DEVICES");
+  *count = 1;
+  for (; devices != NULL && *devices; ++devices) *count += *devices == ',';
   return 0;
 }
-int cuCtxGetDevice(int* device) { *device = 0; return 0; }
-int cuCtxSetCurrent(void* context) { (void)context; return 0; }
-int cuDevicePrimaryCtxRetain(void** context, int device) { (void)device; *context = (void*)1; return 0; }
+static int capability(int device) {
+  const char* devices = getenv("FAKE_CUDA_DEVICES");
+  while (devices != NULL && device-- > 0) devices = strchr(devices, ',') + 1;
+  return devices == NULL ? 90 : atoi(devices);
+}
+int cuDeviceGet(int* device, int index) {
+  int count;
+  cuDeviceGetCount(&count);
+  *device = index;
+  return index >= count ? 101 : 0;
+}
+int cuDeviceGetName(char* name, int size, int device) { (void)device; snprintf(name, size, "Fake GPU"); return 0; }
+int cuDeviceGetAttribute(int* value, int which, int device) {
+  *value = which == 75 ? capability(device) / 10 : which == 76 ? capability(device) % 10 : which == 16 ? 132 : -1;
+  return 0;
+}
+int cuCtxGetCurrent(void** context) { *context = contexts[depth]; return 0; }
+int cuCtxGetDevice(int* device) {
+  *device = (int)(intptr_t)contexts[depth] - 1;
+  return contexts[depth] == NULL ? 201 : 0;
+}
+int cuCtxSetCurrent(void* context) { contexts[depth] = context; return 0; }
+int cuDevicePrimaryCtxRetain(void** context, int device) { *context = (void*)(intptr_t)(device + 1); return 0; }
 int cuDevicePrimaryCtxRelease_v2(int device) { (void)device; return 0; }
-int cuCtxPushCurrent_v2(void* context) { (void)context; ++depth; return 0; }
-int cuCtxPopCurrent_v2(void** context) { *context = (void*)1; --depth; return 0; }
+int cuCtxPushCurrent_v2(void* context) { contexts[++depth] = context; return depth == 63; }
+int cuCtxPopCurrent_v2(void** context) { *context = contexts[depth--]; return depth < 0; }
 
 int cuModuleLoadData(void** module, const void* image) { *module = strdup(image); return 0; }
 int cuModuleUnload(void* module) { free(module); return 0; }
@@ -44,9 +65,9 @@ int cuFuncSetAttribute(void* function, int attribute, int value) {
 int cuTensorMapEncodeTiled(void* map, int type, unsigned rank, void* pointer, const uint64_t* sizes,
                            const uint64_t* strides, const uint32_t* box, const uint32_t* steps, int interleave,
                            int swizzle, int promotion, int fill) {
-  if ((uintptr_t)map % 64 || rank != 2 || steps[0] != 1 || steps[1] != 1) return 1;
+  if ((uintptr_t)map % 64 || rank < 2 || steps[0] != 1 || steps[1] != 1) return 1;
   const uint64_t words[16] = {type, (uintptr_t)pointer, sizes[0], sizes[1], strides[0], box[0], box[1],
-                              interleave, swizzle, promotion, fill};
+                              interleave, swizzle, promotion, fill, rank};
   memcpy(map, words, sizeof words);
   return 0;
 }
@@ -60,7 +81,7 @@ int cuLaunchKernel(void* handle, unsigned x, unsigned y, unsigned z, unsigned tx
   for (char* one = strtok(arguments, " "); one; one = strtok(NULL, " "), ++parameters) {
     const char* kind = strchr(one, ':') + 1;
     if (!strcmp(kind, "i32")) fprintf(log, " %s=%d", one, *(int32_t*)*parameters);
-    else if (!strcmp(kind, "tile")) {
+    else if (!strcmp(kind, "tile") || !strcmp(kind, "tile8") || !strcmp(kind, "turned8")) {
       fprintf(log, " %s=", one);
       for (int i = 0; i < 16; ++i) fprintf(log, "%llx,", ((unsigned long long*)*parameters)[i]);
     } else fprintf(log, " %s=%llx", one, *(unsigned long long*)*parameters);

@@ -1,7 +1,9 @@
 #include "convolve.hpp"
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace flashvsr {
 
@@ -14,10 +16,11 @@ CUtensorMapDataType type_of(Element element) {
   return element == Element::kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
 }
 
-// Map of a dense tensor of 16-bit numbers, innermost dimension first.
+// Map of a dense tensor of 16-bit numbers, innermost dimension first. Not returned: GCC does not align a temporary as
+// such a map must be.
 template <int kRank>
-CUtensorMap map_of(const void* pointer, Element element, const cuuint64_t (&sizes)[kRank],
-                   const cuuint32_t (&box)[kRank]) {
+void set_map(CUtensorMap& map, const void* pointer, Element element, const cuuint64_t (&sizes)[kRank],
+             const cuuint32_t (&box)[kRank]) {
   const Driver& driver = Driver::get();
   if (driver.tensor_map == nullptr) throw std::runtime_error("the CUDA driver is older than 12.0: install a newer one");
   cuuint64_t strides[kRank - 1], stride = 2;
@@ -27,12 +30,10 @@ CUtensorMap map_of(const void* pointer, Element element, const cuuint64_t (&size
     stride *= sizes[i];
     if (i < kRank - 1) strides[i] = stride;
   }
-  CUtensorMap map;
   driver.check(driver.tensor_map(&map, type_of(element), kRank, const_cast<void*>(pointer), sizes, strides, box, steps,
                                  CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                                  CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
                "cuTensorMapEncodeTiled");
-  return map;
 }
 
 unsigned tiles(const Convolution& s) {
@@ -44,11 +45,11 @@ unsigned tiles(const Convolution& s) {
 
 bool can_convolve() {
   try {
-    const Driver& driver = Driver::get();
-    CUdevice device = 0;
-    driver.check(driver.context_device(&device), "cuCtxGetDevice");
-    return is_embedded(kKernel, embedded_architecture(Context(device).compute_capability()));
-  } catch (const std::exception&) {  // no driver, or no context: nothing of this library runs then
+    const std::vector<int> devices = Context::likely_devices();
+    return std::all_of(devices.begin(), devices.end(), [](int device) {
+      return is_embedded(kKernel, embedded_architecture(Context(device).compute_capability()));
+    });
+  } catch (const std::exception&) {  // no driver: nothing of this library runs then
     return false;
   }
 }
@@ -62,10 +63,11 @@ void enqueue_convolution(const Fused& kernels, Element element, const Convolutio
   const cuuint64_t channels = s.channels, width = s.width, height = s.height, frames = s.frames;
   const cuuint64_t taps = s.side * s.side * s.sources, rows = s.phases() * s.growth * s.outputs;
   const cuuint32_t pixels[4] = {kChannels, kSide, kSide, 1}, matrix[2] = {kChannels, kOutputs};
-  CUtensorMap x = map_of<4>(tensors.x, element, {channels, width, height, frames}, pixels);
-  CUtensorMap past = x;
-  if (tensors.past != nullptr) past = map_of<4>(tensors.past, element, {channels, width, height, 1}, pixels);
-  CUtensorMap weight = map_of<2>(tensors.weight, element, {taps * channels, rows}, matrix);
+  CUtensorMap x, past, weight;
+  set_map<4>(x, tensors.x, element, {channels, width, height, frames}, pixels);
+  set_map<4>(past, tensors.past != nullptr ? tensors.past : tensors.x, element,
+             {channels, width, height, tensors.past != nullptr ? 1 : frames}, pixels);
+  set_map<2>(weight, tensors.weight, element, {taps * channels, rows}, matrix);
   const void *bias = tensors.bias, *residual = tensors.residual;
   void* out = tensors.out;
   int numbers[] = {s.frames, s.height, s.width, s.channels, s.sources, s.outputs, s.growth, s.side, s.relu};

@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <numeric>
 #include <stdexcept>
 
 namespace flashvsr {
@@ -26,11 +27,13 @@ Driver load() {
   bind(library, "cuInit", driver.init);
   bind(library, "cuGetErrorString", driver.error_string);
   bind(library, "cuDeviceGet", driver.device_get);
+  bind(library, "cuDeviceGetCount", driver.device_count);
   bind(library, "cuDeviceGetAttribute", driver.device_attribute);
   bind(library, "cuDevicePrimaryCtxRetain", driver.context_retain);
   bind(library, "cuDevicePrimaryCtxRelease_v2", driver.context_release);
   bind(library, "cuCtxPushCurrent_v2", driver.context_push);
   bind(library, "cuCtxPopCurrent_v2", driver.context_pop);
+  bind(library, "cuCtxGetCurrent", driver.context_current);
   bind(library, "cuCtxGetDevice", driver.context_device);
   bind(library, "cuCtxSynchronize", driver.context_wait);
   bind(library, "cuModuleLoadData", driver.module_load);
@@ -78,6 +81,22 @@ Context::Context(int device) {
 }
 
 Context::~Context() { Driver::get().context_release(device_); }
+
+std::vector<int> Context::likely_devices() {
+  const Driver& driver = Driver::get();
+  CUcontext current = nullptr;
+  driver.check(driver.context_current(&current), "cuCtxGetCurrent");
+  if (current != nullptr) {
+    CUdevice device = 0;
+    driver.check(driver.context_device(&device), "cuCtxGetDevice");
+    return {device};
+  }
+  int count = 0;
+  driver.check(driver.device_count(&count), "cuDeviceGetCount");
+  std::vector<int> devices(static_cast<std::size_t>(count));
+  std::iota(devices.begin(), devices.end(), 0);
+  return devices;
+}
 
 int Context::attribute(CUdevice_attribute which) const {
   int value = 0;

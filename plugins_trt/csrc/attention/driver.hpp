@@ -12,11 +12,13 @@ struct Driver {
   decltype(&::cuInit) init;
   decltype(&::cuGetErrorString) error_string;
   decltype(&::cuDeviceGet) device_get;
+  decltype(&::cuDeviceGetCount) device_count;
   decltype(&::cuDeviceGetAttribute) device_attribute;
   decltype(&::cuDevicePrimaryCtxRetain) context_retain;
   decltype(&::cuDevicePrimaryCtxRelease) context_release;
   decltype(&::cuCtxPushCurrent) context_push;
   decltype(&::cuCtxPopCurrent) context_pop;
+  decltype(&::cuCtxGetCurrent) context_current;
   decltype(&::cuCtxGetDevice) context_device;
   decltype(&::cuCtxSynchronize) context_wait;
   decltype(&::cuModuleLoadData) module_load;
@@ -55,6 +57,9 @@ class Context {
   ~Context();
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
+
+  // The device of the calling thread's context; without one, all there are: who asks has not chosen yet.
+  static std::vector<int> likely_devices();
 
   int attribute(CUdevice_attribute which) const;
   int compute_capability() const;  // e.g. 90

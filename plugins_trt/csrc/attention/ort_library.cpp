@@ -10,8 +10,10 @@
 #include <cstring>
 #include <exception>
 #include <list>
+#include <map>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "ort_node.hpp"
 #include "ort_nodes.hpp"
@@ -127,19 +129,25 @@ bool is_left_out(const char* name) {
   return named != nullptr && ("," + std::string(named) + ",").find("," + std::string(name) + ",") != std::string::npos;
 }
 
-// Sessions keep pointers into the domain, so it lives as long as the library.
+// The ops that can be run now, which another GPU's sessions may have others of. Sessions keep pointers into a domain, so
+// it lives as long as the library.
 OrtCustomOpDomain* domain(const OrtApi& api) {
+  using Kinds = std::vector<const flashvsr::NodeKind*>;
   static std::list<Op> ops;
   static std::mutex mutex;
-  static OrtCustomOpDomain* made = nullptr;
+  static std::map<Kinds, OrtCustomOpDomain*> domains;
   const std::lock_guard<std::mutex> lock(mutex);
+  Kinds offered;
+  for (const flashvsr::NodeKind& kind : flashvsr::node_kinds()) {
+    if (kind.available() && !is_left_out(kind.spec->name)) offered.push_back(&kind);
+  }
+  OrtCustomOpDomain*& made = domains[offered];
   if (made == nullptr) {
     OrtCustomOpDomain* fresh = nullptr;
     check(api, api.CreateCustomOpDomain(flashvsr::spec::kDomain, &fresh));
-    for (const flashvsr::NodeKind& kind : flashvsr::node_kinds()) {
-      if (!kind.available() || is_left_out(kind.spec->name)) continue;
+    for (const flashvsr::NodeKind* kind : offered) {
       for (Element element : {Element::kFloat16, Element::kBFloat16}) {
-        check(api, api.CustomOpDomain_Add(fresh, &ops.emplace_back(kind, element)));
+        check(api, api.CustomOpDomain_Add(fresh, &ops.emplace_back(*kind, element)));
       }
     }
     made = fresh;

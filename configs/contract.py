@@ -6,13 +6,14 @@ manifest of a bundle stores it. All tensors are without a batch axis; time comes
 Symbols of a shape: `H`, `W` canvas in pixels (multiples of 128), `T` frames, `slabs` valid KV slabs, `ring`
 slots of the KV ring. A dimension is an integer, a symbol, or symbol/integer.
 
-Types: `f` stands for the bundle's own type (float32, float16 or bfloat16), the others are literal.
+Types: `f` stands for the bundle's own type (float32, float16 or bfloat16), the others are literal. In bundles of float8
+the KV ring is of it: `in_float8`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 Dim = int | str
 
@@ -36,7 +37,7 @@ class Tensor:
     """One input or output of a step graph."""
 
     name: str
-    dtype: str  # "f", "uint8", "uint16", "int64", "float16", "float32"
+    dtype: str  # "f", "uint8", "uint16", "int64", "float8e4m3fn", "float16", "float32"
     shape: tuple[Dim, ...]
 
 
@@ -172,6 +173,21 @@ def dit(sizes: Sizes, *, first: bool) -> Graph:
                 Tensor(name=kv_name(kind, layer, new=True), dtype="f", shape=(frames // STEP_LATENTS, *slab))
             )
     return Graph(name="dit_first" if first else "dit", inputs=tuple(inputs), outputs=tuple(outputs))
+
+
+def in_float8(graph: Graph) -> Graph:
+    """A DiT graph whose KV ring is of float8, in which values are `[ring, window rows, window columns, D, 128]`:
+    channel by channel (plugins_trt/spec.py, NormRotate8)."""
+
+    def changed(tensor: Tensor) -> Tensor:
+        kind = tensor.name.partition("_")[0]
+        if kind not in ("k", "v"):
+            return tensor
+        *lead, tokens, channels = tensor.shape
+        shape = tensor.shape if kind == "k" else (*lead, channels, tokens)
+        return replace(tensor, dtype="float8e4m3fn", shape=shape)
+
+    return replace(graph, inputs=tuple(map(changed, graph.inputs)), outputs=tuple(map(changed, graph.outputs)))
 
 
 def tc_decoder(sizes: Sizes) -> Graph:

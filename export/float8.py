@@ -1,7 +1,9 @@
-"""A fused fp16 bundle to one whose DiT multiplies in float8 (E4M3): weights and their inputs in 8 bits, sums in 32.
+"""A fused fp16 bundle to one whose DiT multiplies in float8 (E4M3): weights, their inputs, and the attention's queries,
+keys and values in 8 bits, sums in 32. The KV ring has half the size.
 
 Each matrix product has two scales: the weight's, of its largest number, and its input's, of the largest number that a
-calibration saw there (Micikevicius et al. 2022, "FP8 formats for deep learning"). What is beyond it saturates.
+calibration saw there (Micikevicius et al. 2022, "FP8 formats for deep learning"). Each attention has three, of what the
+calibration saw of its queries, keys and values. What is beyond them saturates.
 """
 
 from __future__ import annotations
@@ -18,11 +20,13 @@ import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from flashvsr_trt.configs import manifest as manifests
+from flashvsr_trt.configs.contract import WINDOW, in_float8, kv_name
 from flashvsr_trt.configs.errors import BundleError
 from flashvsr_trt.configs.manifest import Manifest
 from flashvsr_trt.export.bundle import files_of
 from flashvsr_trt.export.external import WeightFiles, write_graph
 from flashvsr_trt.export.folder import new_folder
+from flashvsr_trt.export.onnx_ops import PLUGIN
 from flashvsr_trt.export.to_onnx import add_functions
 from flashvsr_trt.plugins_trt import spec
 
@@ -37,25 +41,36 @@ SEEN = "largest."  # begins the name of an output that `watched` adds
 
 
 def watched(path: Path) -> bytes:
-    """The graph at `path` with an output more for each of its products, "largest.WEIGHT": the largest |x|, a scalar.
+    """The graph at `path` with an output more for each number that `to_float8` asks for, "largest.NAME": a scalar.
 
     Raises:
-        BundleError: it has no such product.
+        BundleError: it has no fused products.
     """
     model = onnx.load(path, load_external_data=False)
     for node in list(model.graph.node):
-        if not _is_product(node.domain, node.op_type):
-            continue
-        name = SEEN + node.input[1]
-        model.graph.node.append(helper.make_node("Cast", [node.input[0]], [f"{name}.float32"], to=TensorProto.FLOAT))
-        model.graph.node.append(helper.make_node("Abs", [f"{name}.float32"], [f"{name}.size"]))
-        model.graph.node.append(helper.make_node("ReduceMax", [f"{name}.size"], [name], keepdims=0))
-        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, []))
+        if node.domain == spec.DOMAIN and node.op_type in EIGHTHS:
+            _watch(model, node.input[0], node.input[1])
+        elif node.domain == spec.DOMAIN and node.op_type == spec.NORM_ROTATE.name:
+            for kind, value in zip("qkv", node.output, strict=True):
+                _watch(model, value, _attention_name(kind, node.output[1]))
     if not any(value.name.startswith(SEEN) for value in model.graph.output):
         raise BundleError(
             f"{path} has no fused products", expected="a bundle of --fused", todo="export it with --fused"
         )
     return model.SerializeToString()
+
+
+def _watch(model: onnx.ModelProto, value: str, what: str) -> None:
+    name = SEEN + what
+    model.graph.node.append(helper.make_node("Cast", [value], [f"{name}.float32"], to=TensorProto.FLOAT))
+    model.graph.node.append(helper.make_node("Abs", [f"{name}.float32"], [f"{name}.size"]))
+    model.graph.node.append(helper.make_node("ReduceMax", [f"{name}.size"], [name], keepdims=0))
+    model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, []))
+
+
+def _attention_name(kind: str, keys: str) -> str:
+    """`q.3`, `k.3` or `v.3` of the attention whose keys are the output `k_new.3`."""
+    return f"{kind}.{keys.removeprefix(kv_name('k', 0, new=True).removesuffix('0'))}"
 
 
 def to_float8(
@@ -71,7 +86,8 @@ def to_float8(
 
     Args:
         bundle: a fused one of fp16.
-        largest: of each product's weight, by name, the largest input seen.
+        largest: of each product's weight, by name, the largest input seen; of each layer's attention, by `q.LAYER`,
+            `k.LAYER` and `v.LAYER`, the largest query, key and value. Sizes, without sign.
         about: what the manifest says of the calibration, behind what it says of the weights.
         overwrite, report: as of `bundle.write_bundle`.
 
@@ -94,9 +110,11 @@ def to_float8(
             write_graph(model, part / path.name)
             if path.stem in GRAPHS:
                 _check(part / path.name)
-                report(f"{path.stem}: {changed} of {len(largest)} matrix products in float8")
+                report(f"{path.stem}: {changed} of {len(largest)} matrix products and operands in float8")
         files.close()
-        made = replace(manifest, precision="fp8", about=f"{manifest.about}; {about}", files=files_of(part))
+        graphs = {name: in_float8(graph) if name in GRAPHS else graph for name, graph in manifest.graphs.items()}
+        about = f"{manifest.about}; {about}"
+        made = replace(manifest, precision="fp8", about=about, graphs=graphs, files=files_of(part))
         manifests.save(made, part)
     return made
 
@@ -114,43 +132,97 @@ def scale_of(largest: float) -> np.float32:
     return np.float32(max(largest, SMALLEST) / LARGEST)
 
 
-def _is_product(domain: str, kind: str) -> bool:
-    return domain == spec.DOMAIN and kind in EIGHTHS
-
-
 def _file_of(graph: str) -> str:
     return f"{'post' if graph.startswith('post_') else graph.removesuffix('_first')}.bin"
 
 
 def _change(model: ir.Model, largest: Mapping[str, float], path: Path) -> int:
-    """Its products to those of float8; how many. One whose matrix has other sides than multiples of 16 stays."""
+    """Its products and attentions to those of float8; how many numbers of `largest` it took."""
+
+    def seen(name: str) -> float:
+        if name not in largest:
+            raise BundleError(f"{path}: {name} was not calibrated", todo="calibrate this bundle itself")
+        return largest[name]
+
     changed = 0
     for node in model.graph:
-        if not _is_product(node.domain, node.op_type):
-            continue
-        weight = node.inputs[1]
-        tensor = weight.const_value if weight is not None else None
-        if weight is None or tensor is None or weight.name not in largest:
-            raise BundleError(f"{path}: product {node.name} was not calibrated", todo="calibrate this bundle itself")
-        if any(side % MULTIPLE for side in tensor.shape.numpy()):
-            continue
-        eighth, scales = _eighth(model, weight.name, tensor, largest[weight.name])
-        x, _, bias, *residual = node.inputs
-        inputs = [x, eighth, bias, scales, *residual]
-        node.op_type = EIGHTHS[node.op_type]
-        node.resize_inputs(len(inputs))
-        for index, value in enumerate(inputs):
-            node.replace_input_with(index, value)
-        changed += 1
+        if node.domain == spec.DOMAIN and node.op_type in EIGHTHS:
+            changed += _change_product(model, node, seen)
     if not changed:
         raise BundleError(
             f"{path}: no product can be in float8", expected=f"matrices whose sides are multiples of {MULTIPLE}"
         )
+    for node in model.graph:
+        if node.domain == spec.DOMAIN and node.op_type == spec.BLOCK_SPARSE_ATTENTION.name:
+            changed += _change_attention(model, node, seen)
     for value in list(model.graph.initializers.values()):
         if not value.uses():
             del model.graph.initializers[str(value.name)]
     add_functions(model)
     return changed
+
+
+def _change_product(model: ir.Model, node: ir.Node, seen: Callable[[str], float]) -> int:
+    """1, or 0 for one whose matrix has other sides than multiples of 16: it stays."""
+    x, weight, bias, *residual = node.inputs
+    if weight is None or weight.const_value is None:
+        raise BundleError(f"product {node.name} has no constant weight", todo="export the bundle again")
+    tensor = weight.const_value
+    largest = seen(str(weight.name))
+    if any(side % MULTIPLE for side in tensor.shape.numpy()):
+        return 0
+    eighth, scales = _eighth(model, str(weight.name), tensor, largest)
+    _become(node, EIGHTHS[node.op_type], [x, eighth, bias, scales, *residual])
+    return 1
+
+
+def _change_attention(model: ir.Model, node: ir.Node, seen: Callable[[str], float]) -> int:
+    """An attention, what makes its operands, and the ring that it reads; the three numbers that it took."""
+    rotation = node.inputs[1].producer() if node.inputs[1] is not None else None
+    qkv = rotation.inputs[0].producer() if rotation is not None and rotation.inputs[0] is not None else None
+    if rotation is None or rotation.op_type != spec.NORM_ROTATE.name or qkv is None:
+        raise BundleError(f"attention {node.name} is not of a fused bundle", todo="export it with --fused")
+    keys = str(rotation.outputs[1].name)
+    units = np.array([scale_of(seen(_attention_name(kind, keys))) for kind in "qkv"], np.float32)
+    scales = _initializer(model, f"{_attention_name('qkv', keys)}.scales", units)
+    _become(rotation, spec.NORM_ROTATE8.name, [*rotation.inputs, scales])
+    ring = [value for value in node.inputs[3:5] if value is not None and value.producer() is None]
+    for value in ring:
+        _count_windows_elsewhere(model, value)
+    for value in (*rotation.outputs, *ring):
+        value.type = ir.TensorType(ir.DataType.FLOAT8E4M3FN)
+    for value in (rotation.outputs[2], *ring[1:]):
+        if value.shape is not None:
+            *lead, tokens, channels = value.shape
+            value.shape = ir.Shape([*lead, channels, tokens])
+    for plugin in PLUGIN:  # TensorRT has none for it
+        node.attributes.pop(plugin, None)
+    _become(node, spec.BLOCK_SPARSE_ATTENTION8.name, [*node.inputs, scales, qkv.inputs[2]])
+    return len(units)
+
+
+def _count_windows_elsewhere(model: ir.Model, ring: ir.Value) -> None:
+    """Lets the graph read the rows and columns of windows off `lq_tokens`: ONNX Runtime has no Shape of float8."""
+    tokens = next(value for value in model.graph.inputs if value.name == "lq_tokens")
+    for use in ring.uses():
+        if use.node.op_type != "Shape":
+            continue
+        axes = {name: use.node.attributes[name].as_int() for name in ("start", "end")}
+        if axes not in ({"start": 1, "end": 2}, {"start": 2, "end": 3}):
+            raise BundleError(f"{use.node.name} asks for axes {axes} of {ring.name}", todo="export the bundle again")
+        cells = ir.node("Shape", [tokens], axes)
+        side = _initializer(model, f"{use.node.name}.side", np.array([WINDOW[1]], np.int64))
+        windows = ir.node("Div", [cells.outputs[0], side])
+        model.graph.insert_before(use.node, [cells, windows])
+        ir.convenience.replace_all_uses_with(use.node.outputs[0], windows.outputs[0])
+        model.graph.remove(use.node, safe=True)
+
+
+def _become(node: ir.Node, kind: str, inputs: list[ir.Value | None]) -> None:
+    node.op_type = kind
+    node.resize_inputs(len(inputs))
+    for index, value in enumerate(inputs):
+        node.replace_input_with(index, value)
 
 
 def _eighth(model: ir.Model, name: str, tensor: ir.TensorProtocol, seen: float) -> tuple[ir.Value, ir.Value]:

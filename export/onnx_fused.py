@@ -86,15 +86,15 @@ def Normalised(x, gain):
 
 
 @script(_domain, default_opset=op)
-def Rotated(x, gain, table):
-    """Normalised x [..., heads*128], its pairs turned by table [..., 1, 64, 2], in x's type."""
+def Turned(x, gain, table):
+    """Normalised x [..., heads*128], its pairs turned by table [..., 1, 64, 2], in float32."""
     pairs = op.Constant(value_ints=[-1, 64, 2])
     heads = op.Reshape(Normalised(x, gain), op.Concat(op.Shape(x, start=0, end=-1), pairs, axis=0))
     even, odd = op.Split(heads, axis=-1, num_outputs=2)
     cos, sin = op.Split(table, axis=-1, num_outputs=2)
     first = op.Sub(op.Mul(even, cos), op.Mul(odd, sin))
     second = op.Add(op.Mul(even, sin), op.Mul(odd, cos))
-    out = op.CastLike(op.Reshape(op.Concat(first, second, axis=-1), op.Shape(x)), x)
+    out = op.Reshape(op.Concat(first, second, axis=-1), op.Shape(x))
     return out
 
 
@@ -102,9 +102,35 @@ def Rotated(x, gain, table):
 def NormRotate(qkv, gain_q, gain_k, table):
     """q, k, v of qkv [..., 3*heads*128]."""
     q_in, k_in, v = op.Split(qkv, axis=-1, num_outputs=3)
-    q = Rotated(q_in, gain_q, table)
-    k = Rotated(k_in, gain_k, table)
+    q = op.CastLike(Turned(q_in, gain_q, table), qkv)
+    k = op.CastLike(Turned(k_in, gain_k, table), qkv)
     return q, k, v
+
+
+@script(_domain, default_opset=op)
+def NormRotate8(qkv, gain_q, gain_k, table, scales):
+    """The same in float8, in units of scales; v [..., heads*128, 128], its tokens in the order of plugins_trt.spec."""
+    q_in, k_in, v_in = op.Split(qkv, axis=-1, num_outputs=3)
+    q_unit, k_unit, v_unit = op.Split(scales, axis=0, num_outputs=3)
+    q = op.Cast(op.Div(Turned(q_in, gain_q, table), q_unit), to=17)
+    k = op.Cast(op.Div(Turned(k_in, gain_k, table), k_unit), to=17)
+    values = op.Div(op.Cast(v_in, to=1), v_unit)
+    lead = op.Shape(qkv, start=0, end=3)
+    # Token 16g + 8b + 2t + e becomes number 16g + 4t + 2b + e.
+    split = op.Reshape(values, op.Concat(lead, op.Constant(value_ints=[8, 2, 4, 2, -1]), axis=0))
+    turned = op.Transpose(split, perm=[0, 1, 2, 7, 3, 5, 4, 6])
+    v = op.Cast(op.Reshape(turned, op.Concat(lead, op.Constant(value_ints=[-1, 128]), axis=0)), to=17)
+    return q, k, v
+
+
+@script(_domain, default_opset=op)
+def TurnedBack(v, unit):
+    """float32 values [..., 128, heads*128] of the float32 numbers of a v of NormRotate8."""
+    lead = op.Shape(v, start=0, end=3)
+    split = op.Reshape(op.Mul(v, unit), op.Concat(lead, op.Constant(value_ints=[-1, 8, 4, 2, 2]), axis=0))
+    turned = op.Transpose(split, perm=[0, 1, 2, 4, 6, 5, 7, 3])
+    out = op.Reshape(turned, op.Concat(lead, op.Constant(value_ints=[128, -1]), axis=0))
+    return out
 
 
 @script(_domain, default_opset=op)
@@ -298,7 +324,7 @@ def AdaptColours16(frames, lq, size):
 def functions() -> list[onnx.FunctionProto]:
     """The bodies, to be appended to a model that uses one of them; helpers first."""
     linear = (Linear, LinearGelu, LinearAdd, Rounded8, Linear8, LinearGelu8, LinearAdd8)
-    attention = (Normalised, Rotated, NormRotate, LayerNorm, PromptAttention)
+    attention = (Normalised, Turned, NormRotate, NormRotate8, TurnedBack, LayerNorm, PromptAttention)
     convolutions = (
         Convolved,
         Convolve,

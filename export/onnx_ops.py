@@ -15,6 +15,7 @@ from onnxscript import BOOL, FLOAT, INT64, graph, script, values
 from onnxscript import opset20 as op
 
 from flashvsr_trt.export import onnx_fused
+from flashvsr_trt.export.onnx_fused import TurnedBack
 from flashvsr_trt.plugins_trt.spec import BLOCK_SPARSE_ATTENTION, DOMAIN, OPSET, Op
 
 TYPES = ("tensor(float)", "tensor(float16)", "tensor(bfloat16)")
@@ -119,11 +120,33 @@ def BlockSparseAttention(q, k, v, k_cache, v_cache, slabs, topk, heads: int, loc
     return out
 
 
+@script(_domain, default_opset=op)
+def BlockSparseAttention8(q, k, v, k_cache, v_cache, slabs, topk, scales, like, heads: int, local_range: int):
+    """BlockSparseAttention of what the float8 numbers of NormRotate8 stand for, in the type of `like`."""
+    q_unit, k_unit, v_unit = op.Split(scales, axis=0, num_outputs=3)
+    queries = op.Mul(op.Cast(q, to=1), q_unit)
+    keys = op.Mul(op.Cast(k, to=1), k_unit)
+    cached = op.Mul(op.Cast(k_cache, to=1), k_unit)
+    values = TurnedBack(op.Cast(v, to=1), v_unit)
+    cached_values = TurnedBack(op.Cast(v_cache, to=1), v_unit)
+    wide = BlockSparseAttention(
+        queries, keys, values, cached, cached_values, slabs, topk, heads=heads, local_range=local_range
+    )
+    out = op.CastLike(wide, like)
+    return out
+
+
 def functions(used: Collection[str] = (BLOCK_SPARSE_ATTENTION.name,)) -> list[onnx.FunctionProto]:
     """The bodies of the ops of the domain that a model uses, and of those that they use."""
     attention = BlockSparseAttention.to_function_proto()
     attention.attribute.extend(PLUGIN)  # a function must declare every attribute that its nodes carry
-    every = {body.name: body for body in (BlockMask.to_function_proto(), attention, *onnx_fused.functions())}
+    bodies = (
+        BlockMask.to_function_proto(),
+        attention,
+        *onnx_fused.functions(),
+        BlockSparseAttention8.to_function_proto(),
+    )
+    every = {body.name: body for body in bodies}
     wanted = set(used)
     for body in reversed(every.values()):  # each uses earlier ones only
         if body.name in wanted:

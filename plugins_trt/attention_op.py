@@ -17,6 +17,7 @@ STAGES = (  # the kernels, in launch order
     "select_windows",
     "block_sparse_attention",
 )
+EIGHTHS = {"window_means": "window_means8", "block_sparse_attention": "block_sparse_attention8"}  # of float8
 _ALIGN = 256
 _MEANS_BLOCK = 128  # channels of one program of window_means, see kernels.build
 _SCORES_GROUP = 8  # query windows of one block of group_scores, see csrc/kernels/selection.cu
@@ -89,7 +90,8 @@ def enqueue(
     Args:
         kernels: what `load_kernels` gave for the tensors' type (or a part of them, to time it).
         problem: sizes.
-        tensors: device addresses of the op's inputs and of `out`, by the names of plugins_trt.spec.
+        tensors: device addresses of the op's inputs and of `out`, by the names of plugins_trt.spec; with `scales`
+            it is BlockSparseAttention8.
         workspace_pointer: `workspace(problem)["bytes"]` bytes, 256-byte aligned.
         stream: CUDA stream handle.
     """
@@ -117,6 +119,7 @@ def enqueue(
         (problem.heads * problem.slabs, 1, 1),
         (problem.heads, problem.q_windows, 1),
     )
-    for name, grid in zip(STAGES, grids, strict=True):
+    for stage, grid in zip(STAGES, grids, strict=True):
+        name = EIGHTHS.get(stage, stage) if "scales" in tensors else stage
         if name in kernels:
             kernels[name].launch(grid, stream, **tensors, **scratch, **sizes)

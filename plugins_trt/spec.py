@@ -18,6 +18,11 @@ are in float32, results are rounded once.
   float8 (E4M3 without infinities), and a weight in float8; the sum is multiplied by both of `scales` before the bias.
 - `NormRotate`: q, k, v = thirds of the last axis of qkv; q and k are divided by their root mean square over that axis
   (eps 1e-6), multiplied by `gain_q`, `gain_k`, and their interleaved pairs turned by the (cos, sin) of `table`.
+- `NormRotate8`: the same, each divided by its number of `scales`, saturated and rounded to float8. v is turned: channel
+  by channel, of a window's 128 tokens number 16g + 4t + 2b + e is token 16g + 8b + 2t + e (t in 0..3, b and e in 0..1),
+  the order in which Hopper's matrix units take them.
+- `BlockSparseAttention8`: BlockSparseAttention of what NormRotate8 gives, times `scales`, in the type of `like`.
+  Kernels round the weights to float8 too, relative to the row's largest.
 - `LayerNorm`: x less its mean, divided by the root of its variance plus 1e-6, over the last axis.
 - `PromptAttention`: q, divided by its root mean square and multiplied by `gain`, attends to all keys k, by head.
 - `Convolve`: ReLU of a 3x3 convolution, channels last, zeros outside the picture, plus bias.
@@ -99,6 +104,26 @@ NORM_ROTATE = Op(
     attributes=(),
 )
 
+# as above, but v: [slabs, window rows, window columns, heads * 128, 128]
+# scales: [3], what a number of q, of k and of v stands for
+NORM_ROTATE8 = Op(
+    name="NormRotate8",
+    inputs=(*NORM_ROTATE.inputs, ("scales", "float")),
+    outputs=(("q", "float8"), ("k", "float8"), ("v", "float8")),
+    attributes=(),
+)
+# q, k, k_cache: as of BlockSparseAttention; v, v_cache: their last two axes turned; like: any
+BLOCK_SPARSE_ATTENTION8 = Op(
+    name="BlockSparseAttention8",
+    inputs=(
+        *((name, "float8" if kind == "T" else kind) for name, kind in BLOCK_SPARSE_ATTENTION.inputs),
+        ("scales", "float"),
+        ("like", "T"),
+    ),
+    outputs=(("out", "T"),),
+    attributes=BLOCK_SPARSE_ATTENTION.attributes,
+)
+
 # x, out: [..., C]; C a multiple of 8, at most 2048
 LAYER_NORM = Op(name="LayerNorm", inputs=(("x", "T"),), outputs=(("out", "T"),), attributes=())
 
@@ -152,6 +177,8 @@ FUSED_OPS = (
     LINEAR_GELU8,
     LINEAR_ADD8,
     NORM_ROTATE,
+    NORM_ROTATE8,
+    BLOCK_SPARSE_ATTENTION8,
     LAYER_NORM,
     PROMPT_ATTENTION,
     CONVOLVE,

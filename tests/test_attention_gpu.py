@@ -19,6 +19,7 @@ pytestmark = [
 TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 # 128 numbers of a row are summed in the tensor's type inside the matrix units: 2^-11 and 2^-8 relative each
 TOLERANCE = {"float16": 2e-3, "bfloat16": 1e-2}
+WEIGHTS8 = 0.03  # of weights rounded to float8
 
 
 @pytest.fixture(scope="session")
@@ -76,11 +77,12 @@ def reference_attention(q, keys, values, kept, heads):
     return out
 
 
-def run(kernels, problem, tensors, topk):
-    """Output and the kept blocks [heads, q windows, k windows] that the kernels chose; all memory poisoned before."""
+def run(kernels, problem, tensors, topk, dtype):
+    """Output, of type `dtype`, and the kept blocks [heads, q windows, k windows] that the kernels chose. All memory is
+    poisoned before."""
     layout = workspace(problem)
     scratch = torch.full((layout["bytes"],), 0xFF, dtype=torch.uint8, device="cuda")
-    out = torch.full_like(tensors["q"], torch.nan)
+    out = torch.full(tensors["q"].shape, torch.nan, dtype=dtype, device="cuda")
     tensors = tensors | {"topk": torch.tensor(topk, device="cuda"), "out": out}
     pointers = {name: tensor.data_ptr() for name, tensor in tensors.items()}
     enqueue(kernels, problem, pointers, scratch.data_ptr(), torch.cuda.current_stream().cuda_stream)
@@ -152,21 +154,63 @@ def test_against_float64(kernels, element, implementation, case, kind):
     sizes = dict(rows=4, columns=6, heads=3, local_range=3) | CASES[case]
     problem = Problem(**sizes)
     tensors = make(problem, TYPES[element], kind, seed=len(case) + len(kind))
-    cached = tensors["slabs"][: problem.cached_slabs]
-    keys = torch.cat([tensors["k_cache"][cached], tensors["k"]])
-    values = torch.cat([tensors["v_cache"][cached], tensors["v"]])
-    scores = reference_scores(tensors["q"], keys, problem.heads, problem.local_range)
+    check(chosen, problem, tensors, tensors, TYPES[element], TOLERANCE[element])
+
+
+def turned(values):
+    """[slabs, rows, columns, 128, dim] to [..., dim, 128], number 16g + 4t + 2b + e being token 16g + 8b + 2t + e."""
+    place = torch.arange(128, device="cuda")
+    token = place // 16 * 16 + place // 2 % 2 * 8 + place // 4 % 4 * 2 + place % 2
+    return values[..., token, :].transpose(-1, -2).contiguous()
+
+
+@pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 9), reason="needs a GPU with float8"
+)
+@pytest.mark.parametrize("element", TYPES)
+@pytest.mark.parametrize("implementation", ["triton", "cuda"])
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("kind", ["random", "large", "one hot"])
+def test_float8_against_float64(kernels, element, implementation, case, kind):
+    chosen = dict(kernels["cuda", element])
+    if "window_means8" not in chosen:
+        pytest.skip("built without nvcc")
+    name = "block_sparse_attention8"
+    if implementation == "cuda" and chosen[name].entry["implementation"] == "triton":
+        pytest.skip("no CUDA kernel for this GPU")
+    chosen[name] = kernels[implementation, element][name]
+    sizes = dict(rows=4, columns=6, heads=3, local_range=3) | CASES[case]
+    problem = Problem(**sizes)
+    wide = make(problem, torch.float32, kind, seed=len(case) + len(kind))
+    exact, tensors = {"slabs": wide["slabs"]}, {"slabs": wide["slabs"]}
+    units = {kind: wide[kind].abs().max().clamp(min=1e-3) / 448 for kind in "qkv"}
+    for tensor in ("q", "k", "v", "k_cache", "v_cache"):
+        unit = units[tensor[0]]
+        eighth = (wide[tensor] / unit).clamp(-448, 448).to(torch.float8_e4m3fn)
+        exact[tensor] = eighth.double() * unit
+        bits = eighth.view(torch.uint8)
+        tensors[tensor] = turned(bits) if tensor[0] == "v" else bits
+    tensors["scales"] = torch.stack(list(units.values()))
+    check(chosen, problem, tensors, exact, TYPES[element], TOLERANCE[element] + WEIGHTS8)
+
+
+def check(kernels, problem, tensors, exact, dtype, tolerance):
+    """Runs `tensors`, which stand for the numbers of `exact`, at various top-k."""
+    cached = exact["slabs"][: problem.cached_slabs]
+    keys = torch.cat([exact["k_cache"][cached], exact["k"]])
+    values = torch.cat([exact["v_cache"][cached], exact["v"]])
+    scores = reference_scores(exact["q"], keys, problem.heads, problem.local_range)
     count = problem.win * problem.k_windows
     for topk in sorted({0, 1, count // 10, count // 2, count - 1, count * 3}):
-        out, kept = run(chosen, problem, tensors, topk)
+        out, kept = run(kernels, problem, tensors, topk, dtype)
         wanted, threshold = reference_kept(scores, problem.slabs, topk)
         margin = (scores.reshape(problem.heads, problem.slabs, -1) - threshold[..., None]).abs().reshape(scores.shape)
         # a block may differ only where its score ties with the threshold within float32's rounding
         assert not ((kept != wanted) & (margin > 1e-5 * scores + 1e-9)).any()
         assert torch.isfinite(out).all()
-        expected = reference_attention(tensors["q"], keys, values, kept, problem.heads)
+        expected = reference_attention(exact["q"], keys, values, kept, problem.heads)
         error = (out.double() - expected).norm() / expected.norm().clamp(min=1e-30)
-        assert error < TOLERANCE[element], f"topk {topk}: relative error {error:.2e}"
+        assert error < tolerance, f"topk {topk}: relative error {error:.2e}"
         nothing = ~kept.any(-1).T.reshape(-1, problem.heads)
         per_head = out.reshape(problem.q_windows, 128, problem.heads, 128).abs().amax((1, 3))
         assert (per_head[nothing] == 0).all(), "a query window with no kept block must give 0"

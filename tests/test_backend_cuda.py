@@ -16,7 +16,7 @@ from pool_library import pool_library
 
 from flashvsr_trt.configs.errors import BackendUnavailable
 from flashvsr_trt.runtime.backends import open_backend
-from flashvsr_trt.runtime.backends.onnxruntime_cuda import OrtCuda, multiplies_float8, usable_library
+from flashvsr_trt.runtime.backends.onnxruntime_cuda import OrtCuda, runs_float8, usable_library
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C compiler")
 
@@ -166,7 +166,7 @@ except module.BackendUnavailable as error:
     print(error)
 """
     out, _ = run(body, bundle)
-    assert "FP8 products, which Fake GPU has no kernels for" in out
+    assert "is of FP8, which Fake GPU has no kernels for" in out
     assert "run the fp16 bundle" in out
 
 
@@ -317,10 +317,10 @@ def test_a_library_that_cannot_serve_is_named(tmp_path, caplog):
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", tmp_path / "new.so", source], check=True)
     assert usable_library(tmp_path / "new.so", 75) is None
     assert usable_library(tmp_path / "new.so", 90) == tmp_path / "new.so"
-    assert not multiplies_float8(tmp_path / "new.so", 90)
-    source.write_text("int flashvsr_multiplies_float8(int c) { return c >= 89; }")
+    assert not runs_float8(tmp_path / "new.so", 90)
+    source.write_text("int flashvsr_runs_float8(int c) { return c >= 89; }")
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", tmp_path / "eighths.so", source], check=True)
-    assert [multiplies_float8(tmp_path / "eighths.so", capability) for capability in (86, 90)] == [False, True]
+    assert [runs_float8(tmp_path / "eighths.so", capability) for capability in (86, 90)] == [False, True]
     reasons = [record.getMessage() for record in caplog.records]
     assert [any(part in reason for reason in reasons) for part in ("not there", "load", "version 0", "capability 75")]
     assert len(reasons) == 4

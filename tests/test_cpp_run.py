@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import bundles
 import numpy as np
 import pytest
 from cpp_programs import ROOT, call, moving_frames
 
+from flashvsr_trt.export.bundle import export_bundle
+from flashvsr_trt.export.float8 import to_float8
+from flashvsr_trt.export.seeded import random_weights
 from flashvsr_trt.runtime.backends import open_backend
+from flashvsr_trt.runtime.commands.calibrate import largest_inputs
 from flashvsr_trt.runtime.upscaler import Options, Parameters, upscale
 from flashvsr_trt.runtime.video.colour import RgbWriter
 from flashvsr_trt.runtime.video.frames import ColourTags
@@ -78,6 +84,17 @@ def test_full_gives_the_command_lines_bytes(build, full_bundle, moving_y4m):
 
 def test_fp16_gives_the_command_lines_bytes(build, seeded_bundle_fp16, moving_y4m):
     got, expected = both_programs(build, seeded_bundle_fp16, moving_y4m, "--seed", "18446744073709551615")
+    assert len(got) == 31
+    assert got == expected
+
+
+def test_fp8_gives_the_command_lines_bytes(build, moving_y4m, tmp_path):
+    """The KV ring is of float8."""
+    options = replace(bundles.SEEDED, precision="fp16", fused=True)
+    export_bundle(random_weights(bundles.TINY, 0), tmp_path / "fp16", options)
+    largest = largest_inputs(tmp_path / "fp16", moving_frames(25, 32, 48), scale=2)
+    to_float8(tmp_path / "fp16", tmp_path / "fp8", largest, about="")
+    got, expected = both_programs(build, tmp_path / "fp8", moving_y4m, "--scale", "2")
     assert len(got) == 31
     assert got == expected
 

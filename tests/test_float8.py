@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
+from math import prod
 from pathlib import Path
 
 import ml_dtypes
@@ -24,6 +26,7 @@ from flashvsr_trt.export.float8 import EIGHTHS, GRAPHS, LARGEST, to_float8
 from flashvsr_trt.export.seeded import CONFIGS, random_weights
 from flashvsr_trt.plugins_trt.spec import DOMAIN
 from flashvsr_trt.runtime import open_backend, upscale
+from flashvsr_trt.runtime.backends.base import ITEM_BYTES
 from flashvsr_trt.runtime.commands import export as export_module
 from flashvsr_trt.runtime.commands.calibrate import Watching, calibrate, from_clip, largest_inputs
 from flashvsr_trt.runtime.flops import LINEAR, step_flops
@@ -91,7 +94,8 @@ def test_frames_of_the_demo_model_are_those_of_fp16(tmp_path):
 def test_calibration_sees_every_product(fp16, largest):
     products = [node for node in onnx.load(fp16 / "dit.onnx").graph.node if node.op_type in EIGHTHS]
     assert len(products) == PRODUCTS_PER_LAYER * manifests.load(fp16).sizes.layers
-    assert set(largest) == {node.input[1] for node in products}
+    operands = {f"{kind}.{layer}" for kind in "qkv" for layer in range(manifests.load(fp16).sizes.layers)}
+    assert set(largest) == {node.input[1] for node in products} | operands
     assert all(0 < value < 1e3 for value in largest.values())
 
 
@@ -129,6 +133,42 @@ def test_weights_and_scales(fp16, fp8, largest):
         stored = numpy_helper.to_array(eighth[node.input[1]]).view(np.uint8)
         expected = (weight / of_weight).clip(-LARGEST, LARGEST).astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
         np.testing.assert_array_equal(stored, expected)
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_attention_and_its_ring(fp8, largest, graph):
+    """Whose scales are those of the largest query, key and value; the manifest has the ring's type and shape."""
+    model, manifest = onnx.load(fp8 / f"{graph}.onnx"), manifests.load(fp8)
+    scales = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name.startswith("qkv.")}
+    for layer in range(manifest.sizes.layers):
+        expected = [np.float32(largest[f"{kind}.{layer}"] / LARGEST) for kind in "qkv"]
+        np.testing.assert_array_equal(scales[f"qkv.{layer}.scales"], expected)
+    kinds = Counter(node.op_type for node in model.graph.node)
+    assert kinds["NormRotate8"] == kinds["BlockSparseAttention8"] == manifest.sizes.layers
+    assert not {"NormRotate", "BlockSparseAttention"} & set(kinds)
+    tensors = {value.name: value.type.tensor_type for value in (*model.graph.input, *model.graph.output)}
+    wanted = [
+        t for t in (*manifest.graphs[graph].inputs, *manifest.graphs[graph].outputs) if t.name[:2] in ("k_", "v_")
+    ]
+    assert len(wanted) == manifest.sizes.layers * (2 if graph == "dit_first" else 4)
+    for tensor in wanted:
+        assert tensors[tensor.name].elem_type == TensorProto.FLOAT8E4M3FN
+        assert manifest.dtype(tensor) == "float8e4m3fn"
+        shape = [dim.dim_param or dim.dim_value for dim in tensors[tensor.name].shape.dim]
+        assert tuple(shape) == tensor.shape
+        assert tensor.shape[-2:] == ((128, 256) if tensor.name[0] == "k" else (256, 128))
+
+
+def test_ring_has_half_the_size(fp16, fp8):
+    of16, of8 = (
+        sum(
+            prod(t.shape[-2:]) * ITEM_BYTES[manifest.dtype(t)]
+            for t in manifest.graphs["dit"].inputs
+            if "cache" in t.name
+        )
+        for manifest in map(manifests.load, (fp16, fp8))
+    )
+    assert of8 * 2 == of16
 
 
 def test_both_graphs_share_the_weights(fp8):

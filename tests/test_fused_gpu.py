@@ -28,6 +28,7 @@ TYPES = {
     "bfloat16": TensorProto.BFLOAT16,
     "float32": TensorProto.FLOAT,
     "float": TensorProto.FLOAT,
+    "int64": TensorProto.INT64,
     "host int64": TensorProto.INT64,
     "uint8": TensorProto.UINT8,
     "float8": TensorProto.FLOAT8E4M3FN,
@@ -36,6 +37,7 @@ TYPES = {
 # the one intermediate that a kernel rounds.
 TOLERANCES = {"float16": 1e-3, "bfloat16": 8e-3}
 FLOAT8 = 4e-3  # beside those: Hopper's fast sums of float8 products keep about 13 bits of mantissa
+WEIGHTS8 = 0.05  # the attention's weights in float8
 DIM, HEADS = 1536, 12
 
 
@@ -74,7 +76,13 @@ def draw(op: spec.Op, shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str
     if "weight" in feed:  # results of order one
         shape = feed["weight"].shape
         feed["weight"] /= np.sqrt(np.prod(shape[-3:] if len(shape) > 2 else shape[-1:]))
-    if "scales" in feed:  # x within float8's normal numbers, some beyond 448; a weight of order one, in units of 1/N
+    if shapes.get("scales") == (3,):
+        feed["scales"] = np.array([0.011, 0.012, 0.013], np.float32)
+        for name in ("q", "k", "v", "k_cache", "v_cache"):
+            feed[name] = feed.get(name, np.zeros(0, np.float32)) * 80
+        feed["slabs"], feed["topk"] = np.array([2, 0], np.float32), np.array(40, np.float32)
+        feed = {name: feed[name] for name in shapes}
+    elif "scales" in feed:  # x within float8's normal numbers, some beyond 448; a weight of order one, in units of 1/N
         feed["scales"] = np.array([3 / 448, 1 / np.sqrt(shapes["weight"][1])], np.float32)
         feed["weight"] = random.standard_normal(shapes["weight"], dtype=np.float32)
     if "table" in feed:
@@ -92,6 +100,8 @@ def draw(op: spec.Op, shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str
 SCALES = {"scales": (2,)}
 WINDOWS = (1, 2, 3, 128)  # slabs, rows, columns, tokens
 LINEAR = {"x": (*WINDOWS, DIM), "weight": (8960, DIM), "bias": (8960,)}
+TURNED = (*WINDOWS[:3], DIM, 128)
+CACHED = {"k_cache": (3, *WINDOWS[1:], DIM), "v_cache": (3, *TURNED[1:]), "slabs": (2,), "topk": ()}
 COLOURS = {"frames": (3, 3, 64, 96), "lq": (3, 64, 96, 3), "size": (2,)}
 CONVOLVE = {"x": (2, 32, 48, 256), "weight": (256, 3, 3, 256), "bias": (256,)}
 CASES = {
@@ -114,6 +124,16 @@ CASES = {
         spec.NORM_ROTATE,
         {"qkv": (*WINDOWS, 3 * DIM), "gain_q": (DIM,), "gain_k": (DIM,), "table": (*WINDOWS, 1, 64, 2)},
         {},
+    ),
+    "NormRotate8": (
+        spec.NORM_ROTATE8,
+        {"qkv": (*WINDOWS, 3 * DIM), "gain_q": (DIM,), "gain_k": (DIM,), "table": (*WINDOWS, 1, 64, 2), "scales": (3,)},
+        {},
+    ),
+    "BlockSparseAttention8": (
+        spec.BLOCK_SPARSE_ATTENTION8,
+        {"q": (*WINDOWS, DIM), "k": (*WINDOWS, DIM), "v": TURNED} | CACHED | {"scales": (3,), "like": (1,)},
+        {"heads": HEADS, "local_range": 11},
     ),
     "LayerNorm": (spec.LAYER_NORM, {"x": (*WINDOWS, DIM)}, {}),
     "PromptAttention": (
@@ -154,7 +174,9 @@ def test_op(case, element):
     on_gpu = ort.InferenceSession(model(op, shapes, element, attributes), options, providers=cuda)
     on_cpu = ort.InferenceSession(model(op, shapes, "float32", attributes), providers=["CPUExecutionProvider"])
     kinds = dict(op.inputs)
-    tolerance = TOLERANCES[element] + FLOAT8 * ("float8" in kinds.values())
+    tolerance = (
+        TOLERANCES[element] + FLOAT8 * ("float8" in kinds.values()) + WEIGHTS8 * ("like" in kinds and "q" in kinds)
+    )
     for seed in range(3):
         feed = draw(op, shapes, seed)
         same = {name: rounded(x, element) if kinds[name] == "T" else x for name, x in feed.items()}

@@ -28,6 +28,7 @@ needs_ort_headers = pytest.mark.skipif(
     bool(library.missing()), reason="needs onnxruntime_c_api.h (ORT_INCLUDE_DIR), g++ and cuda.h"
 )
 CASES = ("float16 1 3 6 11 12 11", "bfloat16 3 0 6 11 12 11", "bfloat16 1 2 1 1 1 4", "float16 1 5 2 3 2 1")
+CASES += ("float16 1 3 6 11 12 11 scales", "bfloat16 3 0 2 3 2 11 scales")
 
 
 def index(kernels, architectures=(80, 90)):
@@ -92,8 +93,9 @@ from flashvsr_trt.plugins_trt.attention_op import Problem, enqueue, workspace
 from flashvsr_trt.plugins_trt.kernels.driver import Driver, load_kernels
 kernels = load_kernels(Path(sys.argv[1]), sys.argv[2], Driver())
 names = ("slabs", "cached_slabs", "rows", "columns", "heads", "local_range")
-problem = Problem(**dict(zip(names, map(int, sys.argv[3:]))))
-tensors = {n: 0x1000 * (i + 1) for i, n in enumerate(("q", "k", "v", "k_cache", "v_cache", "slabs", "topk", "out"))}
+problem = Problem(**dict(zip(names, map(int, sys.argv[3:9]))))
+tensors = ("q", "k", "v", "k_cache", "v_cache", "slabs", "topk", "out", *sys.argv[9:])
+tensors = {n: 0x1000 * (i + 1) for i, n in enumerate(tensors)}
 enqueue(kernels, problem, tensors, 0x100000, 7)
 print(workspace(problem)["bytes"])
 """
@@ -132,12 +134,23 @@ def test_choice_of_kernels(folder):
     hopper, ampere = (choose(entries, architecture, "float16") for architecture in (90, 80))
     fast = {"window_means", "group_scores", "select_windows", "block_sparse_attention"}
     fast |= {"norm_rotate", "norm_rows", "layer_norm", "norm_silu", "to_float8", "list_all", "fold_frames"}
-    fast |= {"fold_pixels", "last_planes", "convolve_colours", "colour_statistics", "adapt_colours", "adapt_colours16"}
-    assert set(hopper) == fast | {"convolve"}
+    fast |= {
+        "window_means8",
+        "norm_rotate8",
+        "turn_values8",
+        "fold_pixels",
+        "last_planes",
+        "convolve_colours",
+        "colour_statistics",
+        "adapt_colours",
+        "adapt_colours16",
+    }
+    assert set(hopper) == fast | {"convolve", "block_sparse_attention8"}
     assert set(ampere) == fast
     assert hopper["block_sparse_attention"]["implementation"] == "cuda"
     assert ampere["block_sparse_attention"]["implementation"] == "triton"
     assert set(choose(entries, 90, "float16", ("triton",))) == {kernel.name for kernel in catalogue.KERNELS}
+    assert hopper["block_sparse_attention8"]["implementation"] == "cuda"
     assert pick(entries, 89) == 80
     with pytest.raises(BackendUnavailable, match=r"7\.5"):
         pick(entries, 75)

@@ -33,6 +33,13 @@ PRODUCTS = {
 # Kernel and grid of each launch: warps of 8 rows, tiles of 14 x 30 pixels, 32 and 64 shares of a picture.
 LAUNCHES = {
     "NormRotate": ["norm_rotate 96x3x1"],
+    "NormRotate8": ["norm_rotate8 96x2x1", "turn_values8 6x12x1"],
+    "BlockSparseAttention8": [
+        "window_means8 24x12x1",
+        "group_scores 1x12x1",
+        "select_windows 12x1x1",
+        "block_sparse_attention8 72x1x1",
+    ],
     "Convolve": ["convolve 24x1x1"],
     "Convolve of part tiles": ["convolve 36x1x1"],
     "ConvolveAdd": ["convolve 24x1x1"],
@@ -143,7 +150,8 @@ for context in (None, 1, 2, None):
     options.log_severity_level = 3
     options.register_custom_ops_library(f"{folder}/nodes.so")
     open(log, "w").close()
-    session = ort.InferenceSession(model(op, shapes, "float16", attributes), options, providers=["CPUExecutionProvider"])
+    cpu = {"providers": ["CPUExecutionProvider"]}
+    session = ort.InferenceSession(model(op, shapes, "float16", attributes), options, **cpu)
     session.run(None, draw(op, shapes, 0))
     print(len(open(log).readlines()))
 """

@@ -95,7 +95,7 @@ def _triton_kernels(out: Path, architectures: tuple[int, ...]) -> list[dict[str,
     entries = []
     for kernel in KERNELS:
         for element in ELEMENTS if kernel.typed else ("float32",):
-            for architecture in architectures:
+            for architecture in sorted({*architectures} & {*kernel.architectures}):
                 compiled = compile_kernel(kernel, element, architecture)
                 entry = _entry(kernel, element, architecture, compiled.asm["cubin"])
                 (out / entry["file"]).write_bytes(compiled.asm["cubin"])

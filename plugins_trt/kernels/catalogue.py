@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
+WITH_FLOAT8 = (89, 90, 100, 120)
 ELEMENTS = {"float16": "fp16", "bfloat16": "bf16"}
 
 
@@ -21,6 +22,7 @@ class Kernel:
     constants: dict[str, int]
     warps: int
     stages: int = 3
+    architectures: tuple[int, ...] = ARCHITECTURES
 
     @property
     def typed(self) -> bool:
@@ -78,6 +80,18 @@ KERNELS = (
         warps=8,
         stages=2,
     ),
+    Kernel(
+        module="attention",
+        name="block_sparse_attention8",
+        arguments=_arguments(
+            "q:*fp8e4nv k:*fp8e4nv v:*fp8e4nv k_cache:*fp8e4nv v_cache:*fp8e4nv slabs:*i64 lists:*i32 counts:*i32"
+            " scales:*fp32 out:*T q_windows:i32 k_windows:i32 cached:i32 win:i32 dim:i32"
+        ),
+        constants={"BLOCK_N": 128},
+        warps=8,
+        stages=2,
+        architectures=WITH_FLOAT8,
+    ),
 )
 
 
@@ -85,10 +99,11 @@ KERNELS = (
 class CudaKernel:
     """How one CUDA kernel is compiled: `source` defines `name`, or `name`_`element` where it is typed.
 
-    Argument kind "tile": a tensor map of [tokens, dim], box [128 tokens, 64 channels], 128-byte swizzle, passed by
-    value; "map": one that only the C++ launcher makes. persistent: the product of the grid is its number of items, and
-    it is launched on that many blocks or as many as the device has multiprocessors, whichever is fewer. replaces:
-    kernels that it makes superfluous.
+    Kinds of arguments that are tensor maps, passed by value: "tile", of [tokens, dim] numbers, box [128 tokens, 64
+    channels], 128-byte swizzle; "tile8", the same of bytes, box [128 tokens, 128 channels]; "turned8", of
+    [windows * dim, 128] bytes, box [128 channels, 128 tokens]; "map", one that only the C++ launcher makes.
+    persistent: the product of the grid is its number of items, and it is launched on that many blocks or as many as
+    the device has multiprocessors, whichever is fewer. replaces: kernels that it makes superfluous.
     """
 
     source: str
@@ -111,6 +126,15 @@ CUDA_KERNELS = (
         name="window_means",
         arguments=_arguments(
             "q:*T k:*T k_cache:*T slabs:*i64 q_means:*fp32 k_means:*fp32 ticket:*i32 finished:*i32"
+            " q_windows:i32 cached:i32 win:i32 dim:i32"
+        ),
+        threads=128,
+    ),
+    CudaKernel(
+        source="selection.cu",
+        name="window_means8",
+        arguments=_arguments(
+            "q:*u8 k:*u8 k_cache:*u8 slabs:*i64 scales:*fp32 q_means:*fp32 k_means:*fp32 ticket:*i32 finished:*i32"
             " q_windows:i32 cached:i32 win:i32 dim:i32"
         ),
         threads=128,
@@ -156,6 +180,20 @@ CUDA_KERNELS = (
         source="float8.cu",
         name="to_float8",
         arguments=_arguments("x:*T scales:*fp32 out:*u8 apart:*fp32 vectors:i32"),
+        threads=256,
+    ),
+    CudaKernel(
+        source="float8.cu",
+        name="norm_rotate8",
+        arguments=_arguments(
+            "qkv:*T gain_q:*fp32 gain_k:*fp32 table:*fp32 scales:*fp32 q:*u8 k:*u8 tokens:i32 dim:i32"
+        ),
+        threads=256,
+    ),
+    CudaKernel(
+        source="float8.cu",
+        name="turn_values8",
+        arguments=_arguments("qkv:*T scales:*fp32 v:*u8 dim:i32"),
         threads=256,
     ),
     CudaKernel(
@@ -235,6 +273,18 @@ CUDA_KERNELS = (
         ),
         threads=384,
         shared_bytes=165_120,  # 1024 to align, five tiles of 32 KiB, barriers
+        persistent=True,
+    ),
+    CudaKernel(
+        source="attention8_sm90.cu",
+        name="block_sparse_attention8",
+        architectures=(90,),
+        arguments=_arguments(
+            "q:tile8 k:tile8 v:turned8 k_cache:tile8 v_cache:turned8 slabs:*i64 lists:*i32 counts:*i32 order:*i32"
+            " ticket:*i32 scales:*fp32 out:*T items:i32 q_windows:i32 k_windows:i32 cached:i32 win:i32 dim:i32"
+        ),
+        threads=384,
+        shared_bytes=148_736,  # 1024 to align, nine tiles of 16 KiB, barriers
         persistent=True,
     ),
 )

@@ -20,11 +20,12 @@ _COMPUTE_MAJOR, _COMPUTE_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILIT
 _ERROR_OUT_OF_MEMORY = 2
 _MULTIPROCESSORS = 16  # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
 IMPLEMENTATIONS = ("triton", "cuda")  # the later is preferred where both fit
-# Tensor maps, kind "tile" of kernels.build: numbers of CUtensorMapDataType and its companions
-_MAP_TYPES = {"float16": 6, "bfloat16": 9}
+# Tensor maps of kernels.catalogue: numbers of CUtensorMapDataType and its companions
+_MAP_TYPES = {"uint8": 0, "float16": 6, "bfloat16": 9}
 _MAP_SWIZZLE_128B, _MAP_PROMOTION_256B = 3, 3
-_MAP_BOX = (64, 128)  # channels, tokens
-_MAP_TOKENS = 2**31 - 1
+_MAP_ROW_BYTES, _MAP_ROWS = 128, 128  # of a box
+_MAP_ALL_ROWS = 2**31 - 1
+MAP_KINDS = ("tile", "tile8", "turned8")
 _INTEGERS = {"i32": ctypes.c_int32, "i64": ctypes.c_int64, "fp32": ctypes.c_float}
 
 
@@ -71,11 +72,14 @@ class Driver:
         self.call("cuDeviceGetAttribute", ctypes.byref(value), which, device)
         return value.value
 
-    def tile_map(self, pointer: int, dim: int, element: str) -> ctypes.Array[ctypes.c_uint64]:
-        """Tensor map (128 bytes, by value) of [tokens, dim] numbers of `element` at `pointer`.
+    def tile_map(self, pointer: int, kind: str, dim: int, element: str) -> ctypes.Array[ctypes.c_uint64]:
+        """Tensor map (128 bytes, by value) of a kind of kernels.catalogue: [tokens, dim] numbers of `element` or bytes,
+        or [windows * dim, 128] bytes.
 
-        It is told no end of the tokens: the ring's length is not known here, and every token read is a listed one.
+        It is told no end of the rows: the ring's length is not known here, and every row read is a listed one.
         """
+        item, element = (2, element) if kind == "tile" else (1, "uint8")
+        columns = _MAP_ROW_BYTES if kind == "turned8" else dim
         storage = (ctypes.c_uint64 * 24)()
         aligned = ctypes.addressof(storage) + 63 & ~63
         self.call(
@@ -84,9 +88,9 @@ class Driver:
             _MAP_TYPES[element],
             2,
             ctypes.c_void_p(pointer),
-            (ctypes.c_uint64 * 2)(dim, _MAP_TOKENS),
-            (ctypes.c_uint64 * 1)(2 * dim),
-            (ctypes.c_uint32 * 2)(*_MAP_BOX),
+            (ctypes.c_uint64 * 2)(columns, _MAP_ALL_ROWS),
+            (ctypes.c_uint64 * 1)(item * columns),
+            (ctypes.c_uint32 * 2)(_MAP_ROW_BYTES // item, _MAP_ROWS),
             (ctypes.c_uint32 * 2)(1, 1),
             0,  # not interleaved
             _MAP_SWIZZLE_128B,
@@ -142,8 +146,8 @@ class Kernel:
         )
 
     def _value(self, kind: str, value: int, arguments: Mapping[str, int]) -> Any:
-        if kind == "tile":
-            return self.driver.tile_map(value, arguments["dim"], self.entry["element"])
+        if kind in MAP_KINDS:
+            return self.driver.tile_map(value, kind, arguments["dim"], self.entry["element"])
         return (ctypes.c_uint64 if kind.startswith("*") else _INTEGERS[kind])(value)
 
 

@@ -200,7 +200,6 @@ def build(kernels: Path) -> Path | None:
         sources = [SOURCES / file for file in LIBRARY_SOURCES]
         includes = [f"-I{place}" for place in (SOURCES, folder, ort_headers(), cuda_headers())]
         options = ["-std=c++17", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
-        options += OWN_RUNTIME
         target = folder / LIBRARY
         subprocess.run(
             [

@@ -16,7 +16,7 @@ import numpy as np
 from flashvsr_trt.configs.contract import Graph
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
-ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "uint16": 2, "int64": 8}
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8e4m3fn": 1, "uint8": 1, "uint16": 2, "int64": 8}
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,7 @@ NUMPY_TYPES = {
     "float32": np.float32,
     "float16": np.float16,
     "bfloat16": np.uint16,
+    "float8e4m3fn": np.uint8,
     "uint8": np.uint8,
     "uint16": np.uint16,
     "int64": np.int64,

@@ -14,7 +14,7 @@ from flashvsr_trt.configs.errors import BackendUnavailable, BundleError, FlashVS
 from flashvsr_trt.runtime.backends.base import NOTHING, NUMPY_TYPES, Backend, Buffer, StepGraph
 
 # Codes of onnx.TensorProto; the runtime does not import onnx.
-ONNX_TYPES = {"float32": 1, "uint8": 2, "uint16": 4, "int64": 7, "float16": 10, "bfloat16": 16}
+ONNX_TYPES = {"float32": 1, "uint8": 2, "uint16": 4, "int64": 7, "float16": 10, "bfloat16": 16, "float8e4m3fn": 17}
 FATAL_ONLY = 4  # ONNX Runtime also raises what it logs; printing both tells the user twice
 _OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory", "out of memory", "ALLOC_FAILED")
 

@@ -126,10 +126,10 @@ class OrtCuda(CudaBackend):
             shared.close()
 
     def _require_float8(self, bundle: Path) -> None:
-        """By its function bodies a bundle of FP8 products would be slower and larger than the one it was made of."""
-        if self.library is None or not multiplies_float8(self.library, self.device.capability):
+        """By its function bodies a bundle of FP8 would be slower and larger than the one it was made of."""
+        if self.library is None or not runs_float8(self.library, self.device.capability):
             raise BackendUnavailable(
-                f"{bundle} has FP8 products, which {self.device.name} has no kernels for here",
+                f"{bundle} is of FP8, which {self.device.name} has no kernels for here",
                 expected="a GPU from RTX 40 or H100 on, cuBLASLt, and this version's own kernels",
                 todo="make kernels, or run the fp16 bundle that it was made of",
             )
@@ -182,10 +182,10 @@ def _run_options() -> ort.RunOptions:
     return options
 
 
-def multiplies_float8(library: Path, capability: int) -> bool:
-    """Whether that custom-op library has FP8 products on a GPU of that compute capability; older ones have none."""
+def runs_float8(library: Path, capability: int) -> bool:
+    """Whether that custom-op library has the ops of FP8 bundles for such a GPU, e.g. 90; older ones lack some."""
     try:
-        return bool(ctypes.CDLL(str(library)).flashvsr_multiplies_float8(capability))
+        return bool(ctypes.CDLL(str(library)).flashvsr_runs_float8(capability))
     except (OSError, AttributeError):
         return False
 

@@ -1,4 +1,4 @@
-"""`flashvsr-trt calibrate`: a bundle of FP8 matrix products from one of fp16 and a clip."""
+"""`flashvsr-trt calibrate`: a bundle of FP8 from one of fp16 and a clip."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 def calibrate(
     bundle: Path, clip: str, output: Path, overwrite: bool, frames: int, scale: float, threads: int | None
 ) -> None:
-    """Make a bundle whose DiT multiplies in FP8, for ONNX Runtime on GPUs from RTX 40 and H100 on.
+    """Make a bundle whose DiT computes in FP8, for ONNX Runtime on GPUs from RTX 40 and H100 on.
 
     BUNDLE is one of `export --fused` in fp16. CLIP shows what numbers to expect: a few frames of the kind of video that
     it is for, and small, since it runs on the CPU.
@@ -77,7 +77,7 @@ def from_frames(
 ) -> None:
     """`from_clip` of the frames that `first_frames` gave of a clip."""
     largest = largest_inputs(bundle, pixels, scale=scale, threads=threads)
-    about = f"FP8 products, calibrated on {console.counted(len(pixels), 'frame')} of {Path(clip).name}"
+    about = f"FP8, calibrated on {console.counted(len(pixels), 'frame')} of {Path(clip).name}"
     write(bundle, output, largest, about=about, overwrite=overwrite)
 
 
@@ -102,7 +102,8 @@ def largest_inputs(
     """Runs `frames` (uint8 [height, width, 3]) through a fused bundle on the CPU.
 
     Returns:
-        Of each fused product of the DiT, by its weight's name, the largest |x| that came in.
+        What `export.float8.to_float8` asks for: of each fused product of the DiT, by its weight's name, the largest |x|
+        that came in; of each attention the largest query, key and value.
 
     Raises:
         BundleError: the bundle is not a fused one.
@@ -127,7 +128,7 @@ def write(bundle: Path, output: Path, largest: Mapping[str, float], *, about: st
 
 
 class Watching(OrtCpu):
-    """Notes the largest inputs of the DiT's products: `largest`, by weight."""
+    """Notes the largest inputs of the DiT's products and attentions: `largest`, by name."""
 
     def __init__(self, threads: int | None = None) -> None:
         super().__init__(threads)
@@ -144,20 +145,20 @@ class Watching(OrtCpu):
 
 
 class _Watched(StepGraph):
-    def __init__(self, backend: Watching, inner: OrtGraph, weights: Mapping[str, str]) -> None:
-        self._backend, self._inner, self._weights = backend, inner, weights
+    def __init__(self, backend: Watching, inner: OrtGraph, names: Mapping[str, str]) -> None:
+        self._backend, self._inner, self._names = backend, inner, names
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         binding, largest = self._inner.binding, self._backend.largest
         binding.clear_binding_outputs()
-        for name in self._weights:
+        for name in self._names:
             binding.bind_output(name, "cpu")
         self._inner.run(inputs, outputs)
         # Bound first, they come first.
-        for weight, value in zip(self._weights.values(), binding.get_outputs(), strict=False):
+        for name, value in zip(self._names.values(), binding.get_outputs(), strict=False):
             seen = float(value.numpy())
             if not math.isfinite(seen):
                 raise FlashVSRError(
-                    f"the input of {weight} is {seen} in this clip", expected="numbers", todo="calibrate with another"
+                    f"the largest of {name} is {seen} in this clip", expected="a number", todo="calibrate with another"
                 )
-            largest[weight] = max(largest.get(weight, 0.0), seen)
+            largest[name] = max(largest.get(name, 0.0), seen)

@@ -56,7 +56,7 @@ def random_bundle(size: str, precision: str, *, fused: bool = False) -> Path:
 def _calibrate(source: Path, folder: Path) -> None:
     """The FP8 bundle of one of fp16, by a few frames of a generated picture on the smallest canvas."""
     frames = [moving_picture(index, _SIDE, _SIDE) for index in range(calibrate.FRAMES)]
-    about = f"FP8 products, calibrated on {calibrate.FRAMES} generated frames"
+    about = f"FP8, calibrated on {calibrate.FRAMES} generated frames"
     calibrate.write(source, folder, calibrate.largest_inputs(source, frames), about=about, overwrite=True)
 
 

@@ -5,12 +5,20 @@
 
 #include "grid.hpp"
 
+#define FLASHVSR_SHARED static  // blocks run one after the other
 #include "float8.cu"
 
 #define HOST_FLOAT8(element)                                                                                           \
   extern "C" void run_to_float8_##element(const uint4* x, const float* scales, uint4* out, float* apart, int vectors) { \
     host::run((vectors + kThreads - 1) / kThreads, 1, kThreads,                                                        \
               [=] { to_float8_##element(x, scales, out, apart, vectors); });                                           \
+  }                                                                                                                    \
+  extern "C" void run_norm_rotate8_##element(const uint4* qkv, const float4* gain_q, const float4* gain_k,             \
+                                             const float4* table, const float* scales, uint2* q, uint2* k, uint4* v,   \
+                                             int tokens, int dim) {                                                    \
+    host::run((tokens + kWarps - 1) / kWarps, 2, kThreads,                                                             \
+              [=] { norm_rotate8_##element(qkv, gain_q, gain_k, table, scales, q, k, tokens, dim); });                 \
+    host::run(tokens / kTokens, dim / kChannels, kThreads, [=] { turn_values8_##element(qkv, scales, v, dim); });      \
   }
 
 HOST_FLOAT8(float16)

@@ -113,3 +113,9 @@ T __shfl_xor_sync(unsigned all, T value, int distance) {
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline void __syncthreads() { host::block->barrier.arrive_and_wait(); }
 inline void __syncwarp() { host::block->warps[threadIdx.x / 32].barrier.arrive_and_wait(); }
+inline bool __any_sync(unsigned, bool value) {
+  for (const std::uint64_t one : host::everyones(value)) {
+    if (one != 0) return true;
+  }
+  return false;
+}

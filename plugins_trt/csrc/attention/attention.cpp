@@ -21,34 +21,44 @@ constexpr int kScoresGroup = 8;   // query windows of one block of group_scores,
 constexpr int kMaxArguments = 32;
 
 enum Value {
-  kQ, kK, kV, kKCache, kVCache, kSlabs, kTopk, kOut,
+  kQ, kK, kV, kKCache, kVCache, kSlabs, kTopk, kOut, kScales,
   kQMeans, kKMeans, kScores, kThresholds, kLists, kCounts, kOrder, kTicket, kFinished,
   kQWindows, kKWindows, kCached, kWin, kRows, kColumns, kDim, kLocalRange, kCount, kItems,
   kValues
 };
 constexpr const char* kValueNames[kValues] = {
-    "q", "k", "v", "k_cache", "v_cache", "slabs", "topk", "out",
+    "q", "k", "v", "k_cache", "v_cache", "slabs", "topk", "out", "scales",
     "q_means", "k_means", "scores", "thresholds", "lists", "counts", "order", "ticket", "finished",
     "q_windows", "k_windows", "cached", "win", "rows", "columns", "dim", "local_range", "count", "items"};
 constexpr int kFirstScratch = kQMeans, kScratch = kQWindows - kQMeans;
 
-enum Kind { kPointer, kInt32, kTile };
+// The last three are tensor maps, see plugins_trt/kernels/catalogue.py.
+enum Kind { kPointer, kInt32, kTile, kTile8, kTurned8 };
+constexpr const char* kMapNames[] = {"tile", "tile8", "turned8"};
 
 // In launch order.
 constexpr const char* kStages[] = {"window_means",   "window_scores", "group_scores",          "select_threshold",
                                    "list_kept",      "select_windows", "block_sparse_attention"};
+// The same of BlockSparseAttention8.
+constexpr const char* kStages8[] = {"window_means8",  "window_scores", "group_scores",           "select_threshold",
+                                    "list_kept",      "select_windows", "block_sparse_attention8"};
 
 using Values = std::array<std::uint64_t, kValues>;
 
-int find(const char* const* names, int count, const char* name, const char* what) {
-  for (int i = 0; i < count; ++i) {
-    if (std::strcmp(names[i], name) == 0) return i;
-  }
-  throw std::runtime_error(std::string("the embedded kernels have an unknown ") + what + " " + name);
+template <std::size_t kNames>
+int place(const char* const (&names)[kNames], const char* name) {
+  const auto found = std::find_if(names, names + kNames, [=](const char* one) { return std::strcmp(one, name) == 0; });
+  return found == names + kNames ? -1 : static_cast<int>(found - names);
+}
+
+int value_of(const char* name) {
+  const int found = place(kValueNames, name);
+  if (found >= 0) return found;
+  throw std::runtime_error(std::string("the embedded kernels have an unknown argument ") + name);
 }
 
 int kind_of(const std::string& kind) {
-  if (kind == "tile") return kTile;
+  if (const int map = place(kMapNames, kind.c_str()); map >= 0) return kTile + map;
   if (kind == "i32") return kInt32;
   if (kind[0] == '*') return kPointer;
   throw std::runtime_error("the embedded kernels have an unknown kind of argument " + kind);
@@ -68,7 +78,7 @@ Values values_of(const Problem& problem, const Tensors& tensors, void* workspace
   Values values{};
   const bool cached = problem.cached_slabs > 0;  // an empty ring may have no address, and a tensor map needs one
   const void* pointers[] = {tensors.q,    tensors.k,    tensors.v,  cached ? tensors.k_cache : tensors.k,
-                            cached ? tensors.v_cache : tensors.v, tensors.slabs, tensors.topk, tensors.out};
+                            cached ? tensors.v_cache : tensors.v, tensors.slabs, tensors.topk, tensors.out, tensors.scales};
   for (int i = 0; i < kFirstScratch; ++i) values[i] = reinterpret_cast<std::uint64_t>(pointers[i]);
   std::uint64_t at = reinterpret_cast<std::uint64_t>(workspace);
   const auto sizes = scratch_sizes(problem);
@@ -99,21 +109,22 @@ Grid grid_of(int stage, const Values& values) {
   }
 }
 
-// Tensor map of [tokens, dim] numbers. It is told no end of the tokens: the ring's length is not known here, and every
-// token read is a listed one.
-CUtensorMap tile_map(std::uint64_t pointer, std::uint64_t dim, Element element) {
+// It is told no end of the rows: the ring's length is not known here, and every row read is a listed one.
+// Not returned: GCC does not align a temporary as such a map must be.
+void set_map(CUtensorMap& map, std::uint64_t pointer, int kind, std::uint64_t dim, Element element) {
+  constexpr std::uint64_t kRowBytes = 128;
   const Driver& driver = Driver::get();
   if (driver.tensor_map == nullptr) throw std::runtime_error("the CUDA driver is older than 12.0: install a newer one");
-  CUtensorMap map;
-  const auto type =
-      element == Element::kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
-  const cuuint64_t sizes[] = {dim, 0x7FFFFFFF}, strides[] = {2 * dim};
-  const cuuint32_t box[] = {64, 128}, steps[] = {1, 1};
+  const auto type = kind != kTile                  ? CU_TENSOR_MAP_DATA_TYPE_UINT8
+                    : element == Element::kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                                   : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+  const std::uint64_t item = kind == kTile ? 2 : 1, columns = kind == kTurned8 ? kRowBytes : dim;
+  const cuuint64_t sizes[] = {columns, 0x7FFFFFFF}, strides[] = {item * columns};
+  const cuuint32_t box[] = {static_cast<cuuint32_t>(kRowBytes / item), 128}, steps[] = {1, 1};
   driver.check(driver.tensor_map(&map, type, 2, reinterpret_cast<void*>(pointer), sizes, strides, box, steps,
                                  CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                                  CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
                "cuTensorMapEncodeTiled");
-  return map;
 }
 
 }  // namespace
@@ -128,10 +139,7 @@ int embedded_architecture(int capability) {
   return best;
 }
 
-bool is_attention_stage(const char* name) {
-  return std::any_of(std::begin(kStages), std::end(kStages),
-                     [name](const char* stage) { return std::strcmp(stage, name) == 0; });
-}
+bool is_attention_stage(const char* name) { return place(kStages, name) >= 0 || place(kStages8, name) >= 0; }
 
 int Problem::dim() const { return heads * spec::kHeadDim; }
 
@@ -161,11 +169,11 @@ void Attention::load() {
     const bool typed = std::strcmp(entry.element, "float32") != 0;
     if (entry.architecture != architecture || (typed && std::strcmp(entry.element, element) != 0)) continue;
     if (!is_attention_stage(entry.name)) continue;
-    Kernel kernel{find(kStages, std::size(kStages), entry.name, "kernel"), nullptr, entry.threads, entry.shared_bytes,
+    const int halves = place(kStages, entry.name), eighths = place(kStages8, entry.name);
+    Kernel kernel{std::max(halves, eighths), halves >= 0, eighths >= 0, nullptr, entry.threads, entry.shared_bytes,
                   entry.scratch_pointers, entry.persistent, {}};
     for (int a = 0; a < entry.argument_count; ++a) {
-      kernel.arguments.push_back(
-          {find(kValueNames, kValues, entry.arguments[a].name, "argument"), kind_of(entry.arguments[a].kind)});
+      kernel.arguments.push_back({value_of(entry.arguments[a].name), kind_of(entry.arguments[a].kind)});
     }
     if (kernel.arguments.size() + kernel.scratch_pointers > kMaxArguments) {
       throw std::runtime_error("an embedded kernel has too many arguments");
@@ -179,7 +187,9 @@ void Attention::load() {
 void Attention::enqueue(const Problem& problem, const Tensors& tensors, void* workspace, CUstream stream) const {
   const Values values = values_of(problem, tensors, workspace);
   const Context::Current current(context_);
-  for (const Kernel& kernel : kernels_) launch(kernel, values.data(), stream);
+  for (const Kernel& kernel : kernels_) {
+    if (tensors.scales == nullptr ? kernel.halves : kernel.eighths) launch(kernel, values.data(), stream);
+  }
 }
 
 void Attention::enqueue_whole(const Whole& sizes, const WholeTensors& tensors, CUstream stream) const {
@@ -195,7 +205,8 @@ void Attention::enqueue_whole(const Whole& sizes, const WholeTensors& tensors, C
                                          {kItems, sizes.items()}};
   for (const auto& [value, number] : numbers) values[value] = static_cast<std::uint64_t>(number);
   const Context::Current current(context_);
-  launch(kernels_.back(), values.data(), stream);
+  const auto last = std::find_if(kernels_.rbegin(), kernels_.rend(), [](const Kernel& one) { return one.halves; });
+  launch(*last, values.data(), stream);
 }
 
 void Attention::launch(const Kernel& kernel, const std::uint64_t* given, CUstream stream) const {
@@ -214,7 +225,7 @@ void Attention::launch(const Kernel& kernel, const std::uint64_t* given, CUstrea
       integers[n] = static_cast<std::int32_t>(value);
       parameters[n] = &integers[n];
     } else {
-      maps[n] = tile_map(value, values[kDim], element_);
+      set_map(maps[n], value, argument.kind, values[kDim], element_);
       parameters[n] = &maps[n];
     }
     ++n;

@@ -1,4 +1,4 @@
-// BlockSparseAttention on a GPU from C++: the same kernels in the same order as plugins_trt/attention_op.py.
+// BlockSparseAttention and BlockSparseAttention8 on a GPU from C++: the same kernels in the same order as plugins_trt/attention_op.py.
 #pragma once
 
 #include <cstddef>
@@ -38,10 +38,12 @@ struct Problem {
   int items() const { return heads * q_windows(); }
 };
 
-// Device addresses, as in plugins_trt/spec.py. `k_cache`, `v_cache` and `slabs` may be null without cached slabs.
+// Device addresses, as in plugins_trt/spec.py. `k_cache`, `v_cache` and `slabs` may be null without cached slabs; with
+// `scales` all but `out` are in 8 bits.
 struct Tensors {
   const void *q, *k, *v, *k_cache, *v_cache, *slabs, *topk;
   void* out;
+  const void* scales = nullptr;
 };
 
 // Bytes of device memory that a call works in, 256-byte aligned.
@@ -50,7 +52,7 @@ std::size_t workspace_bytes(const Problem& problem);
 // The embedded architecture for a device of that compute capability, e.g. 90; 0: none.
 int embedded_architecture(int compute_capability);
 
-// Whether a kernel of that name is part of BlockSparseAttention.
+// Whether a kernel of that name is part of BlockSparseAttention or BlockSparseAttention8.
 bool is_attention_stage(const char* name);
 
 // Attention of all query windows to all key windows.
@@ -90,6 +92,7 @@ class Attention {
   };
   struct Kernel {
     int stage;
+    bool halves, eighths;  // whether it is a stage in 16 bits, in 8 bits
     CUfunction function;
     int threads, shared_bytes, scratch_pointers;
     bool persistent;

@@ -38,6 +38,13 @@ inline std::int64_t product(const Shape& shape) {
   return out;
 }
 
+// Rows of numbers as csrc/kernels/rows.cuh takes them: so many a block, so long at most, in vectors.
+constexpr int kMostChannels = 2048, kVector = 8;
+inline unsigned blocks_of_rows(std::int64_t rows) {
+  constexpr int kWarps = 8;
+  return static_cast<unsigned>((rows + kWarps - 1) / kWarps);
+}
+
 // One run of a node.
 class Call {
  public:

@@ -6,72 +6,15 @@
 
 #include "convolve.hpp"
 #include "fused.hpp"
+#include "ort_attention.hpp"
 #include "ort_linear.hpp"
 
 namespace flashvsr {
 
 namespace {
 
-constexpr int kWarpsOfNorms = 8;  // rows of one block in csrc/kernels/{fused,fold}.cu
-constexpr int kMostChannels = 2048, kVector = 8;
 constexpr int kMostBlocks = 65535;  // along a grid's second axis
-constexpr std::size_t kAlign = 256;
 constexpr char kAdapt8[] = "adapt_colours", kAdapt16[] = "adapt_colours16";
-
-unsigned blocks_of_rows(std::int64_t rows) { return static_cast<unsigned>((rows + kWarpsOfNorms - 1) / kWarpsOfNorms); }
-
-class AttentionNode : public Node {
- public:
-  AttentionNode(const OrtApi& api, const OrtKernelInfo* info, Element element)
-      : Node(api, info),
-        heads_(attribute(info, "heads")),
-        local_range_(attribute(info, "local_range")),
-        attention_(shared_kernels<Attention>(device(), element)) {}
-
-  void compute(const Call& call) override {
-    const Shape q = call.shape(0), ring = call.shape(3), slabs = call.shape(5);
-    const std::int64_t tokens = spec::kTokensPerWindow, dim = heads_ * spec::kHeadDim;
-    demand(q.size() == 5 && q[3] == tokens && q[4] == dim, "q is " + text(q) + ", expected [slabs, rows, columns, " +
-                                                               std::to_string(tokens) + ", " + std::to_string(dim) + "]");
-    demand(call.shape(1) == q && call.shape(2) == q, "k and v must be shaped like q");
-    demand(slabs.size() == 1 && ring.size() == 5 && ring == call.shape(4) && slabs[0] <= ring[0] &&
-               std::equal(q.begin() + 1, q.end(), ring.begin() + 1),
-           "k_cache is " + text(ring) + " with " + text(slabs) + " slabs listed, q is " + text(q));
-    const Problem problem{int(q[0]), int(slabs[0]), int(q[1]), int(q[2]), int(heads_), int(local_range_)};
-    const Tensors tensors{call.input(0), call.input(1), call.input(2), call.input(3),
-                          call.input(4), call.input(5), call.input(6), call.output(0, q)};
-    const Workspace memory = workspace(workspace_bytes(problem));
-    attention_->enqueue(problem, tensors, memory.get(), call.stream());
-  }
-
- private:
-  std::int64_t heads_, local_range_;
-  std::shared_ptr<const Attention> attention_;
-};
-
-class NormRotateNode : public Node {
- public:
-  NormRotateNode(const OrtApi& api, const OrtKernelInfo* info, Element element)
-      : Node(api, info), kernels_(shared_kernels<Fused>(device(), element)) {}
-
-  void compute(const Call& call) override {
-    Shape shape = call.shape(0);
-    const Shape gain = call.shape(1), table = call.shape(3);
-    demand(!shape.empty() && gain.size() == 1 && gain[0] * 3 == shape.back() && call.shape(2) == gain,
-           "qkv is " + text(shape) + ", gain_q " + text(gain));
-    const std::int64_t dim = gain[0], tokens = product(shape) / (3 * dim);
-    demand(dim % spec::kHeadDim == 0 && dim <= kMostChannels, std::to_string(dim) + " channels");
-    demand(product(table) == tokens * spec::kHeadDim, "table is " + text(table));
-    shape.back() = dim;
-    const Arguments arguments{{call.input(0), call.input(1), call.input(2), call.input(3), call.output(0, shape),
-                               call.output(1, shape), call.output(2, shape)},
-                              {static_cast<std::int32_t>(tokens), static_cast<std::int32_t>(dim)}};
-    kernels_->launch("norm_rotate", blocks_of_rows(tokens), 3, arguments, call.stream());
-  }
-
- private:
-  std::shared_ptr<const Fused> kernels_;
-};
 
 // LayerNorm, or NormSilu if kSilu.
 template <bool kSilu>
@@ -93,46 +36,6 @@ class NormNode : public Node {
   }
 
  private:
-  std::shared_ptr<const Fused> kernels_;
-};
-
-class PromptAttentionNode : public Node {
- public:
-  PromptAttentionNode(const OrtApi& api, const OrtKernelInfo* info, Element element)
-      : Node(api, info),
-        heads_(attribute(info, "heads")),
-        attention_(shared_kernels<Attention>(device(), element)),
-        kernels_(shared_kernels<Fused>(device(), element)) {}
-
-  void compute(const Call& call) override {
-    const Shape q = call.shape(0), k = call.shape(2);
-    const std::int64_t dim = heads_ * spec::kHeadDim, tokens = product(q) / dim, window = spec::kTokensPerWindow;
-    demand(q.back() == dim && dim <= kMostChannels && tokens % window == 0, "q is " + text(q));
-    demand(k.size() == 2 && k[1] == dim && k[0] % window == 0 && call.shape(3) == k, "k is " + text(k));
-    const Whole sizes{int(heads_), int(tokens / window), int(k[0] / window)};
-    void* out = call.output(0, q);
-
-    const std::size_t items = sizes.items(), parts[] = {2 * std::size_t(tokens * dim), 4 * items * sizes.k_windows,
-                                                        4 * items, 4 * items, 4};
-    std::size_t end = 0, offsets[5];
-    for (int i = 0; i < 5; ++i) {
-      offsets[i] = end;
-      end += (parts[i] + kAlign - 1) / kAlign * kAlign;
-    }
-    const Workspace memory = workspace(end);
-    const void* at[5];
-    for (int i = 0; i < 5; ++i) at[i] = static_cast<const char*>(memory.get()) + offsets[i];
-
-    const CUstream stream = call.stream();
-    kernels_->launch("norm_rows", blocks_of_rows(tokens), 1,
-                     {{call.input(0), call.input(1), at[0]}, {int(tokens), int(dim)}}, stream);
-    kernels_->launch("list_all", sizes.items(), 1, {{at[1], at[2], at[3], at[4]}, {sizes.k_windows}}, stream);
-    attention_->enqueue_whole(sizes, {at[0], call.input(2), call.input(3), out, at[1], at[2], at[3], at[4]}, stream);
-  }
-
- private:
-  std::int64_t heads_;
-  std::shared_ptr<const Attention> attention_;
   std::shared_ptr<const Fused> kernels_;
 };
 
@@ -288,22 +191,27 @@ bool has_fused() { return is_embedded("norm_rotate"); }
 
 bool can_multiply_eighths() { return Linear::available() && is_embedded("to_float8"); }
 
+bool can_attend_eighths() { return is_embedded("norm_rotate8"); }
+
 }  // namespace
 
-bool can_multiply_float8(int compute_capability) {
-  return compute_capability >= kFirstWithFloat8 && can_multiply_eighths();
+bool can_run_float8(int compute_capability) {
+  return compute_capability >= kFirstWithFloat8 && can_multiply_eighths() && can_attend_eighths() &&
+         is_embedded("block_sparse_attention8", embedded_architecture(compute_capability));
 }
 
 const std::vector<NodeKind>& node_kinds() {
   static const std::vector<NodeKind> kinds{
-      {&spec::kBlockSparseAttention, make<AttentionNode>, always},
+      {&spec::kBlockSparseAttention, make<AttentionNode<false>>, always},
+      {&spec::kBlockSparseAttention8, make<AttentionNode<true>>, can_attend_eighths},
       {&spec::kLinear, make<LinearNode<Epilogue::kBias>>, Linear::available},
       {&spec::kLinearGelu, make<LinearNode<Epilogue::kGelu>>, Linear::available},
       {&spec::kLinearAdd, make<LinearNode<Epilogue::kAdd>>, Linear::available},
       {&spec::kLinear8, make<LinearNode<Epilogue::kBias, true>>, can_multiply_eighths},
       {&spec::kLinearGelu8, make<LinearNode<Epilogue::kGelu, true>>, can_multiply_eighths},
       {&spec::kLinearAdd8, make<LinearNode<Epilogue::kAdd, true>>, can_multiply_eighths},
-      {&spec::kNormRotate, make<NormRotateNode>, has_fused},
+      {&spec::kNormRotate, make<NormRotateNode<false>>, has_fused},
+      {&spec::kNormRotate8, make<NormRotateNode<true>>, can_attend_eighths},
       {&spec::kLayerNorm, make<NormNode<false>>, has_fused},
       {&spec::kPromptAttention, make<PromptAttentionNode>, has_fused},
       {&spec::kConvolve, make<ConvolveNode<Form::kPlain>>, can_convolve},

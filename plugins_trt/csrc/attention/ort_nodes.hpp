@@ -18,7 +18,7 @@ struct NodeKind {
 
 const std::vector<NodeKind>& node_kinds();
 
-// Whether Linear8 and its kin run on such a GPU: with cuBLASLt, and the kernel compiled in.
-bool can_multiply_float8(int compute_capability);
+// Whether such a GPU runs all ops of float8: the products with cuBLASLt, the attention with kernels compiled in.
+bool can_run_float8(int compute_capability);
 
 }  // namespace flashvsr

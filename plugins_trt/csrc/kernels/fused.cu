@@ -1,102 +1,12 @@
 // Memory-bound helpers around the matrix products (plugins_trt/spec.py): one warp a row, each row read once.
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
-#include <cstdint>
+#include "rows.cuh"
 
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / 32;
-constexpr int kVector = 8;       // numbers of a 16-byte access
-constexpr int kMostVectors = 8;  // of one lane: rows of up to 2048 numbers
+using namespace rows;
+
 constexpr int kMostVectorsOfSilu = 12;
-constexpr unsigned kAll = ~0u;
-constexpr float kEps = 1e-6f;
-
-struct Half {
-  using Pair = __half2;
-  __device__ static float2 widen(Pair pair) { return __half22float2(pair); }
-  __device__ static Pair narrow(float2 pair) { return __float22half2_rn(pair); }
-};
-
-struct BFloat16 {
-  using Pair = __nv_bfloat162;
-  __device__ static float2 widen(Pair pair) { return __bfloat1622float2(pair); }
-  __device__ static Pair narrow(float2 pair) { return __float22bfloat162_rn(pair); }
-};
-
-// One row in a warp's registers: vector i of a lane is the row's vector 32 i + lane.
-template <class T, int kVectors = kMostVectors>
-struct Row {
-  uint4 vectors[kVectors];
-
-  __device__ __forceinline__ void load(const uint4* source, int count) {
-#pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-      const int at = 32 * i + threadIdx.x % 32;
-      vectors[i] = at < count ? __ldg(source + at) : make_uint4(0, 0, 0, 0);
-    }
-  }
-
-  // Sum of (x - centre)^kPower over the row; what lies behind it is 0, so `count` only matters where the centre is not.
-  template <int kPower>
-  __device__ __forceinline__ float sum(float centre = 0.0f, int count = 32 * kVectors) const {
-    float sum = 0.0f;
-#pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-      if (static_cast<int>(32 * i + threadIdx.x % 32) >= count) break;
-      const auto* pairs = reinterpret_cast<const typename T::Pair*>(&vectors[i]);
-#pragma unroll
-      for (int j = 0; j < kVector / 2; ++j) {
-        const float2 two = T::widen(pairs[j]);
-        const float x = two.x - centre, y = two.y - centre;
-        sum += kPower == 2 ? x * x + y * y : x + y;
-      }
-    }
-#pragma unroll
-    for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(kAll, sum, distance);
-    return sum;
-  }
-
-  // Row with every four numbers changed: change(which four, the four).
-  template <class Change>
-  __device__ __forceinline__ void store(uint4* target, int count, Change change) const {
-#pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-      const int at = 32 * i + threadIdx.x % 32;
-      if (at >= count) return;
-      const auto* pairs = reinterpret_cast<const typename T::Pair*>(&vectors[i]);
-      uint4 packed;
-      auto* out = reinterpret_cast<typename T::Pair*>(&packed);
-#pragma unroll
-      for (int j = 0; j < kVector / 4; ++j) {
-        const float2 first = T::widen(pairs[2 * j]), second = T::widen(pairs[2 * j + 1]);
-        const float4 four = change(at * (kVector / 4) + j, make_float4(first.x, first.y, second.x, second.y));
-        out[2 * j] = T::narrow(make_float2(four.x, four.y));
-        out[2 * j + 1] = T::narrow(make_float2(four.z, four.w));
-      }
-      target[at] = packed;
-    }
-  }
-
-  __device__ __forceinline__ void copy(uint4* target, int count) const {
-#pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-      const int at = 32 * i + threadIdx.x % 32;
-      if (at < count) target[at] = vectors[i];
-    }
-  }
-};
-
-__device__ __forceinline__ int64_t token_of_warp() {
-  return static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
-}
-
-__device__ __forceinline__ float4 scaled(float4 x, float factor, float4 gain) {
-  return make_float4(x.x * factor * gain.x, x.y * factor * gain.y, x.z * factor * gain.z, x.w * factor * gain.w);
-}
 
 __device__ __forceinline__ float silu(float x) { return x / (1.0f + expf(-x)); }
 
@@ -111,13 +21,9 @@ __device__ __forceinline__ void norm_rotate(const uint4* qkv, const float4* gain
   row.load(qkv + (token * 3 + part) * count, count);
   if (part == 2) return row.copy(v + token * count, count);
   const float factor = rsqrtf(row.template sum<2>() / dim + kEps);
-  const float4 *gain = part == 0 ? gain_q : gain_k, *own = table + token * 32;  // (cos, sin) of the 64 pairs of a head
-  row.store((part == 0 ? q : k) + token * count, count, [=](int at, float4 x) {
-    x = scaled(x, factor, __ldg(gain + at));
-    const float4 turn = __ldg(own + at % 32);
-    return make_float4(x.x * turn.x - x.y * turn.y, x.x * turn.y + x.y * turn.x,  //
-                       x.z * turn.z - x.w * turn.w, x.z * turn.w + x.w * turn.z);
-  });
+  const float4 *gain = part == 0 ? gain_q : gain_k, *own = table + token * 32;
+  row.store((part == 0 ? q : k) + token * count, count,
+            [=](int at, float4 x) { return turned(at, x, factor, gain, own); });
 }
 
 // Grid of this and what follows: (tokens / 8 rounded up).

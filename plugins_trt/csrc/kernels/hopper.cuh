@@ -130,21 +130,24 @@ __device__ __forceinline__ void pin(float (&accumulator)[64]) {
 #define HOPPER_D4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define HOPPER_D16(d, i) HOPPER_D4(d, i), HOPPER_D4(d, i + 4), HOPPER_D4(d, i + 8), HOPPER_D4(d, i + 12)
 #define HOPPER_D64(d) HOPPER_D16(d, 0), HOPPER_D16(d, 16), HOPPER_D16(d, 32), HOPPER_D16(d, 48)
-#define HOPPER_MMA(type)                                                 \
-  "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type           \
+#define HOPPER_MMA(inner, types)                                         \
+  "wgmma.mma_async.sync.aligned.m64n128k" inner ".f32." types            \
   " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, "  \
   "%15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, "    \
   "%28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, "    \
   "%41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, "    \
   "%54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-#define HOPPER_MMA_SHARED(type)                                                                    \
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n" HOPPER_MMA(type) "%64, %65, p, 1, 1, 0, 0;\n}\n" \
-               : HOPPER_D64(d)                                                                     \
+// `last`: whether the operands are transposed, which those of 8 bits cannot be.
+#define HOPPER_MMA_SHARED(inner, types, last)                                                                     \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n" HOPPER_MMA(inner, types) "%64, %65, p, 1, 1" last ";\n}\n" \
+               : HOPPER_D64(d)                                                                                    \
                : "l"(a), "l"(b), "r"(accumulate))
-#define HOPPER_MMA_REGISTERS(type)                                                                             \
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n" HOPPER_MMA(type) "{%64, %65, %66, %67}, %68, p, 1, 1, %70;\n}\n" \
-               : HOPPER_D64(d)                                                                                 \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate), "n"(kTransposed))
+#define HOPPER_A4 "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3])
+#define HOPPER_MMA_REGISTERS(inner, types, last, ...)                                                             \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n" HOPPER_MMA(inner, types)                             \
+               "{%64, %65, %66, %67}, %68, p, 1, 1" last ";\n}\n"                                                 \
+               : HOPPER_D64(d)                                                                                    \
+               : __VA_ARGS__)
 
 // d[64, 128] (+)= a[64, 16] b[128, 16]^T, both in shared memory with K along their rows.
 //
@@ -153,9 +156,9 @@ __device__ __forceinline__ void pin(float (&accumulator)[64]) {
 template <class T>
 __device__ __forceinline__ void mma_shared(float (&d)[64], uint64_t a, uint64_t b, int accumulate) {
   if constexpr (T::kIsHalf) {
-    HOPPER_MMA_SHARED("f16");
+    HOPPER_MMA_SHARED("16", "f16.f16", ", 0, 0");
   } else {
-    HOPPER_MMA_SHARED("bf16");
+    HOPPER_MMA_SHARED("16", "bf16.bf16", ", 0, 0");
   }
 }
 
@@ -164,18 +167,53 @@ __device__ __forceinline__ void mma_shared(float (&d)[64], uint64_t a, uint64_t 
 template <class T, int kTransposed>
 __device__ __forceinline__ void mma_registers(float (&d)[64], const uint32_t (&a)[4], uint64_t b, int accumulate) {
   if constexpr (T::kIsHalf) {
-    HOPPER_MMA_REGISTERS("f16");
+    HOPPER_MMA_REGISTERS("16", "f16.f16", ", %70", HOPPER_A4, "l"(b), "r"(accumulate), "n"(kTransposed));
   } else {
-    HOPPER_MMA_REGISTERS("bf16");
+    HOPPER_MMA_REGISTERS("16", "bf16.bf16", ", %70", HOPPER_A4, "l"(b), "r"(accumulate), "n"(kTransposed));
   }
 }
 
+// As mma_shared, of 8-bit numbers (E4M3): a[64, 32], b[128, 32].
+__device__ __forceinline__ void mma8_shared(float (&d)[64], uint64_t a, uint64_t b, int accumulate) {
+  HOPPER_MMA_SHARED("32", "e4m3.e4m3", "");
+}
+
+// As mma_registers, of 8-bit numbers, b[128, 32] with K along its rows. Thread t holds of a, in register r, row
+// 16*(t/32) + (t%32)/4 + 8*(r%2), columns 16*(r/2) + 4*(t%4) and the next three.
+__device__ __forceinline__ void mma8_registers(float (&d)[64], const uint32_t (&a)[4], uint64_t b, int accumulate) {
+  HOPPER_MMA_REGISTERS("32", "e4m3.e4m3", "", HOPPER_A4, "l"(b), "r"(accumulate));
+}
+
+// Four numbers rounded to E4M3, the first in the lowest byte; what is beyond 448 becomes 448.
+__device__ __forceinline__ uint32_t pack8(float a, float b, float c, float d) {
+  uint16_t low, high;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(low) : "f"(b), "f"(a));
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(high) : "f"(d), "f"(c));
+  uint32_t packed;
+  asm("mov.b32 %0, {%1, %2};" : "=r"(packed) : "h"(low), "h"(high));
+  return packed;
+}
+
 #undef HOPPER_MMA_REGISTERS
+#undef HOPPER_A4
 #undef HOPPER_MMA_SHARED
 #undef HOPPER_MMA
 #undef HOPPER_D64
 #undef HOPPER_D16
 #undef HOPPER_D4
+
+// The hardware's own, to about 2 units in the last place.
+__device__ __forceinline__ float exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+__device__ __forceinline__ float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 
 // Element types: tag with the packing and unpacking of two numbers, the first in the low half.
 struct Half {

@@ -6,6 +6,7 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 
 #include <cstdint>
 
@@ -17,6 +18,7 @@ constexpr unsigned kAll = ~0u;
 
 __device__ __forceinline__ float2 widen(__half2 pair) { return __half22float2(pair); }
 __device__ __forceinline__ float2 widen(__nv_bfloat162 pair) { return __bfloat1622float2(pair); }
+__device__ __forceinline__ float2 widen(__nv_fp8x2_e4m3 pair) { return static_cast<float2>(pair); }
 
 // Sum of what all threads of a block of kWarps warps give, up to and including this thread; `totals`: [kWarps].
 template <int kWarps>
@@ -48,11 +50,12 @@ namespace {
 
 constexpr int kMeansThreads = 128;
 
-// Means of 128 channels of one window, float32. Grid (q_windows + key windows, dim / 128).
+// Means of 128 channels of one window, float32; a number of q stands for q_unit. Grid (q_windows + key windows, dim / 128).
 template <class Pair>
 __device__ void mean_of_window(const uint4* q, const uint4* k, const uint4* k_cache, const int64_t* slabs,
-                               float* q_means, float* k_means, int q_windows, int cached, int win, int dim) {
-  constexpr int kVector = 8;                                  // numbers of a 16-byte load
+                               float* q_means, float* k_means, int q_windows, int cached, int win, int dim,
+                               float q_unit, float k_unit) {
+  constexpr int kVector = 2 * sizeof(uint4) / sizeof(Pair);   // numbers of a 16-byte load
   constexpr int kColumns = kChannels / kVector;               // threads side by side
   constexpr int kParts = kMeansThreads / kColumns;            // threads below each other
   __shared__ float partial[kParts][kChannels];
@@ -88,7 +91,7 @@ __device__ void mean_of_window(const uint4* q, const uint4* k, const uint4* k_ca
 #pragma unroll
   for (int i = 0; i < kParts; ++i) total += partial[i][threadIdx.x];
   float* target = j >= 0 ? k_means + static_cast<int64_t>(j) * dim : q_means + static_cast<int64_t>(blockIdx.x) * dim;
-  target[blockIdx.y * kChannels + threadIdx.x] = total / kTokens;
+  target[blockIdx.y * kChannels + threadIdx.x] = total / kTokens * (j >= 0 ? k_unit : q_unit);
 }
 
 }  // namespace
@@ -99,11 +102,21 @@ __device__ void mean_of_window(const uint4* q, const uint4* k, const uint4* k_ca
       name(const uint4* q, const uint4* k, const uint4* k_cache, const int64_t* slabs, float* q_means, float* k_means, \
            int* ticket, int* finished, int q_windows, int cached, int win, int dim) {                                 \
     if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) *ticket = *finished = 0;                              \
-    mean_of_window<Pair>(q, k, k_cache, slabs, q_means, k_means, q_windows, cached, win, dim);                        \
+    mean_of_window<Pair>(q, k, k_cache, slabs, q_means, k_means, q_windows, cached, win, dim, 1.0f, 1.0f);            \
   }
 
 FLASHVSR_MEANS(window_means_float16, __half2)
 FLASHVSR_MEANS(window_means_bfloat16, __nv_bfloat162)
+
+// The same of float8, in units of scales[0] (q) and scales[1] (k).
+extern "C" __global__ void __launch_bounds__(kMeansThreads)
+    window_means8(const uint4* q, const uint4* k, const uint4* k_cache, const int64_t* slabs, const float* scales,
+                  float* q_means, float* k_means, int* ticket, int* finished, int q_windows, int cached, int win,
+                  int dim) {
+  if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) *ticket = *finished = 0;
+  mean_of_window<__nv_fp8x2_e4m3>(q, k, k_cache, slabs, q_means, k_means, q_windows, cached, win, dim, __ldg(scales),
+                                  __ldg(scales + 1));
+}
 
 // --- Scores
 

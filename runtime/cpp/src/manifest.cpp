@@ -176,7 +176,8 @@ Symbols lasting_dims(const Graph& graph, const Symbols& symbols) {
 
 std::size_t item_bytes(const std::string& dtype) {
   static const std::map<std::string, std::size_t> BYTES{{"float32", 4}, {"float16", 2}, {"bfloat16", 2},
-                                                        {"uint8", 1},   {"uint16", 2},  {"int64", 8}};
+                                                        {"uint8", 1},   {"uint16", 2},  {"int64", 8},
+                                                        {"float8e4m3fn", 1}};
   const auto found = BYTES.find(dtype);
   if (found == BYTES.end()) bad_bundle("element type " + dtype + " is unknown");
   return found->second;

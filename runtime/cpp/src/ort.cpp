@@ -14,7 +14,8 @@ ONNXTensorElementDataType element_type(const std::string& dtype) {
   static const std::map<std::string, ONNXTensorElementDataType> TYPES{
       {"float32", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT},     {"float16", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16},
       {"bfloat16", ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16}, {"uint8", ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8},
-      {"uint16", ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT16},     {"int64", ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64}};
+      {"uint16", ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT16},     {"int64", ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64},
+      {"float8e4m3fn", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E4M3FN}};
   return TYPES.at(dtype);
 }
 

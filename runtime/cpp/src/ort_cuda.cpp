@@ -38,11 +38,11 @@ std::string usable_library(const std::string& path, std::int64_t wanted, int cap
 }
 
 // By its function bodies such a bundle would be slower and larger than the one it was made of.
-bool multiplies_float8(const std::string& path, int capability) {
+bool runs_float8(const std::string& path, int capability) {
   if (path.empty()) return false;
   const Library library = op_library(path);
-  int (*multiplies)(int) = nullptr;
-  return library.find("flashvsr_multiplies_float8", multiplies) && multiplies(capability) != 0;
+  int (*runs)(int) = nullptr;
+  return library.find("flashvsr_runs_float8", runs) && runs(capability) != 0;
 }
 
 class OrtCudaQueue : public CudaQueue {
@@ -133,8 +133,8 @@ class OrtCuda : public Backend {
     // The kernels have 16 bits; a float32 bundle runs its attention's function body.
     if (manifest.precision != "fp32")
       library_ = usable_library(options.op_library, manifest.op_abi, device_->capability(), options.say);
-    if (manifest.precision == "fp8" && !multiplies_float8(library_, device_->capability()))
-      fail(FLASHVSR_ERROR_BACKEND, "the bundle has FP8 products, which " + device_->name() +
+    if (manifest.precision == "fp8" && !runs_float8(library_, device_->capability()))
+      fail(FLASHVSR_ERROR_BACKEND, "the bundle is of FP8, which " + device_->name() +
                                        " has no kernels for here; expected: a GPU from RTX 40 or H100 on, cuBLASLt, and "
                                        "an op_library of this version; what to do: take the fp16 bundle it was made of");
   }

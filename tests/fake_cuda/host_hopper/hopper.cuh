@@ -4,7 +4,10 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
+#include <vector_functions.h>
 
+#include <cmath>
 #include <condition_variable>
 #include <cstdint>
 #include <cstring>
@@ -16,10 +19,11 @@
 namespace hopper {
 
 struct TensorMap {
-  const std::uint16_t* base;
+  const void* base;
   int rank;
   long long sizes[5], strides[5];  // in elements, innermost first
   int box[5];
+  int item = 2;  // bytes of an element
 };
 
 struct HostBarrier {
@@ -90,12 +94,13 @@ inline void load(std::uint32_t target, const TensorMap* map, const int (&at)[5],
       inside = inside && index >= 0 && index < map->sizes[d];
       place += index * map->strides[d];
     }
-    const std::uint16_t value = inside ? map->base[place] : 0;
-    std::memcpy(memory->bytes + swizzled(target + 2 * static_cast<std::uint32_t>(i)), &value, 2);
+    std::uint16_t value = 0;
+    if (inside) std::memcpy(&value, static_cast<const char*>(map->base) + map->item * place, map->item);
+    std::memcpy(memory->bytes + swizzled(target + static_cast<std::uint32_t>(map->item * i)), &value, map->item);
   }
   std::lock_guard lock(memory->mutex);
   HostBarrier& own = memory->barriers.at(barrier);
-  own.bytes -= 2 * count;
+  own.bytes -= map->item * count;
   memory->settle(own);
 }
 inline void load_box(std::uint32_t target, const TensorMap* map, int column, int row, std::uint32_t barrier) {
@@ -110,7 +115,9 @@ void give_registers() {}
 template <int>
 void take_registers() {}
 
-inline std::uint64_t swizzled_matrix(std::uint32_t address, std::uint32_t) { return (address & 0x3FFFF) >> 4; }
+inline std::uint64_t swizzled_matrix(std::uint32_t address, std::uint32_t group) {
+  return static_cast<std::uint64_t>(group >> 4) << 32 | (address & 0x3FFFF) >> 4;
+}
 inline void mma_fence() {}
 inline void mma_commit() {}
 // The warpgroup's threads run a product together: none is ahead of it when another has waited for it.
@@ -120,9 +127,14 @@ void mma_wait() {
 }
 inline void pin(float (&)[64]) {}
 
+inline float exp2(float x) { return std::exp2(x); }
+inline float reciprocal(float x) { return 1.0f / x; }
+
+// Types: of `Bits` in memory.
 struct Half {
   static constexpr bool kIsHalf = true;
   using Storage = __half;
+  using Bits = std::uint16_t;
   static float number(std::uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
   static std::uint16_t bits(float x) { return __half_as_ushort(__float2half_rn(x)); }
   static std::uint32_t pack(float low, float high) { return bits(low) | static_cast<std::uint32_t>(bits(high)) << 16; }
@@ -132,36 +144,55 @@ struct Half {
 struct BFloat16 {
   static constexpr bool kIsHalf = false;
   using Storage = __nv_bfloat16;
+  using Bits = std::uint16_t;
   static float number(std::uint16_t bits) { return __bfloat162float(__ushort_as_bfloat16(bits)); }
   static std::uint16_t bits(float x) { return __bfloat16_as_ushort(__float2bfloat16_rn(x)); }
   static std::uint32_t pack(float low, float high) { return bits(low) | static_cast<std::uint32_t>(bits(high)) << 16; }
   static float2 unpack(std::uint32_t pair) { return make_float2(number(pair & 0xFFFF), number(pair >> 16)); }
 };
 
-template <class T>
-float element(std::uint64_t matrix, int row, int k) {
-  std::uint16_t bits;
-  std::memcpy(&bits, memory->bytes + swizzled(static_cast<std::uint32_t>(matrix << 4) + 128 * row + 2 * k), 2);
-  return T::number(bits);
+struct Eighth {
+  using Bits = std::uint8_t;
+  static float number(std::uint8_t bits) { return __half2float(__half(__nv_cvt_fp8_to_halfraw(bits, __NV_E4M3))); }
+  static std::uint8_t bits(float x) { return __nv_cvt_float_to_fp8(x, __NV_SATFINITE, __NV_E4M3); }
+};
+
+inline std::uint32_t pack8(float a, float b, float c, float d) {
+  return Eighth::bits(a) | Eighth::bits(b) << 8 | Eighth::bits(c) << 16 | static_cast<std::uint32_t>(Eighth::bits(d)) << 24;
 }
 
-// As documented at the real one: this thread's 2 rows by 2 columns of every 8.
 template <class T>
-void mma_shared(float (&d)[64], std::uint64_t a, std::uint64_t b, int accumulate) {
-  const int thread = threadIdx.x % 128, row = 16 * (thread / 32) + thread % 32 / 4;
-  float left[2][16];
-  for (int k = 0; k < 16; ++k) {
-    left[0][k] = element<T>(a, row, k);
-    left[1][k] = element<T>(a, row + 8, k);
+float at(std::uint32_t address) {
+  typename T::Bits bits;
+  std::memcpy(&bits, memory->bytes + swizzled(address), sizeof bits);
+  return T::number(bits);
+}
+// Number k of a row that lies along K, and row k, column n of one that lies along N.
+template <class T>
+float element(std::uint64_t matrix, int row, int k) {
+  return at<T>(static_cast<std::uint32_t>(matrix << 4) + 128 * row + sizeof(typename T::Bits) * k);
+}
+template <class T>
+float transposed(std::uint64_t matrix, int k, int n) {
+  const auto group = static_cast<std::uint32_t>(matrix >> 32) << 4;
+  return at<T>(static_cast<std::uint32_t>(matrix << 4) + group * (n / 64) + 128 * k + 2 * (n % 64));
+}
+
+// As documented at the real one: this thread's 2 rows by 2 columns of every 8. left(below, k), right(k, column).
+template <class Left, class Right>
+void multiply(float (&d)[64], int inner, Left left, Right right, int accumulate) {
+  float rows[2][32];
+  for (int k = 0; k < inner; ++k) {
+    rows[0][k] = left(0, k);
+    rows[1][k] = left(1, k);
   }
   for (int j = 0; j < 16; ++j) {
     for (int side = 0; side < 2; ++side) {
-      const int column = 8 * j + 2 * (thread % 4) + side;
       float sums[2] = {};
-      for (int k = 0; k < 16; ++k) {
-        const float right = element<T>(b, column, k);
-        sums[0] += left[0][k] * right;
-        sums[1] += left[1][k] * right;
+      for (int k = 0; k < inner; ++k) {
+        const float factor = right(k, 8 * j + 2 * static_cast<int>(threadIdx.x % 4) + side);
+        sums[0] += rows[0][k] * factor;
+        sums[1] += rows[1][k] * factor;
       }
       for (int below = 0; below < 2; ++below) {
         float& own = d[4 * j + 2 * below + side];
@@ -169,6 +200,48 @@ void mma_shared(float (&d)[64], std::uint64_t a, std::uint64_t b, int accumulate
       }
     }
   }
+}
+
+template <class T>
+void multiply_shared(float (&d)[64], std::uint64_t a, std::uint64_t b, int accumulate) {
+  const int thread = threadIdx.x % 128, row = 16 * (thread / 32) + thread % 32 / 4;
+  multiply(
+      d, 32 / sizeof(typename T::Bits), [=](int below, int k) { return element<T>(a, row + 8 * below, k); },
+      [=](int k, int column) { return element<T>(b, column, k); }, accumulate);
+}
+
+// The other columns of the left operand's rows are in the three other lanes that have them.
+template <class T, class Right>
+void multiply_registers(float (&d)[64], const std::uint32_t (&a)[4], Right right, int accumulate) {
+  constexpr int kPacked = 4 / sizeof(typename T::Bits), kHalf = 4 * kPacked;
+  const int lane = threadIdx.x % 32;
+  float left[2][2 * kHalf];
+  for (int r = 0; r < 4; ++r) {
+    for (int other = 0; other < 4; ++other) {
+      const std::uint64_t packed = host::exchange(a[r], lane / 4 * 4 + other);
+      for (int i = 0; i < kPacked; ++i) {
+        const auto bits = static_cast<typename T::Bits>(packed >> 8 * sizeof(typename T::Bits) * i);
+        left[r % 2][r / 2 * kHalf + other * kPacked + i] = T::number(bits);
+      }
+    }
+  }
+  multiply(d, 2 * kHalf, [&](int below, int k) { return left[below][k]; }, right, accumulate);
+}
+
+template <class T>
+void mma_shared(float (&d)[64], std::uint64_t a, std::uint64_t b, int accumulate) {
+  multiply_shared<T>(d, a, b, accumulate);
+}
+inline void mma8_shared(float (&d)[64], std::uint64_t a, std::uint64_t b, int accumulate) {
+  multiply_shared<Eighth>(d, a, b, accumulate);
+}
+template <class T, int kTransposed>
+void mma_registers(float (&d)[64], const std::uint32_t (&a)[4], std::uint64_t b, int accumulate) {
+  static_assert(kTransposed);
+  multiply_registers<T>(d, a, [=](int k, int column) { return transposed<T>(b, k, column); }, accumulate);
+}
+inline void mma8_registers(float (&d)[64], const std::uint32_t (&a)[4], std::uint64_t b, int accumulate) {
+  multiply_registers<Eighth>(d, a, [=](int k, int column) { return element<Eighth>(b, column, k); }, accumulate);
 }
 
 }  // namespace hopper

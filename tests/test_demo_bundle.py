@@ -160,7 +160,7 @@ def test_reexport_refuses_what_it_cannot_read_back(seeded_bundle_fp16, tmp_path)
         reexport(seeded_bundle_fp16, tmp_path / "again")
 
 
-@pytest.mark.parametrize("name", ["", "-continued", "-decoder", "-tf32", "-photographs"])
+@pytest.mark.parametrize("name", ["", "-continued", "-decoder", "-tf32", "-photographs", "-psnr"])
 def test_drawn_curve_is_the_stored_one(name):
     curve = json.loads((DOCS / f"demo-curve{name}.json").read_text())["curve"]
     assert (DOCS / f"demo-curve{name}.svg").read_text() == plot.svg(curve)

@@ -6,10 +6,8 @@ machine. One of `--minutes` ends on time on any machine, its learning rate at 0;
 
     ... --minutes 18 --seconds 540, then ... --minutes 18 --seconds 540 --finish
 
-`--tail 1` fine-tunes the decoder alone, as the last training of the shipped model did, `--tail 15` its end. The shipped
-model is the mean (`demo.mean`) of what that training began with, and of what it came to.
-
-(docs/demo-model.md has its history).
+`--tail 1` fine-tunes the decoder alone, as the last training of the shipped model did, `--tail 15` its end.
+docs/demo-model.md has the model's history.
 
 Writes into `--out`:
 
@@ -125,6 +123,8 @@ def _settings(args: argparse.Namespace) -> Training:
         "stages": None if args.tail is None else FINE,
     }
     settings = dataclasses.replace(Training(), **{k: v for k, v in chosen.items() if v is not None})
+    if args.psnr is not None:
+        settings = dataclasses.replace(settings, loss=dataclasses.replace(settings.loss, psnr=args.psnr))
     sizes = {k: v for k, v in (("batch", args.batch), ("side", args.side)) if v is not None}
     return dataclasses.replace(settings, stages=tuple(dataclasses.replace(s, **sizes) for s in settings.stages))
 
@@ -137,6 +137,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--rate", type=float, help="peak learning rate")
     parser.add_argument("--degraded", type=float, help="share of degraded clips")
+    parser.add_argument("--psnr", type=float, help="weight of the PSNR in the loss")
     parser.add_argument("--tail", type=int, metavar="LAYER", help="train only the decoder's layers from this one on")
     parser.add_argument("--batch", type=int, help="clips of an iteration, in all stages")
     parser.add_argument("--side", type=int, help="of the clips, in pixels, a multiple of 128, in all stages")

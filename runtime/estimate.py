@@ -25,7 +25,7 @@ POST_FRAME = {"adain": 33, "wavelet": 256, "none": 24}  # working bytes a pixel 
 ARENA = 1.7  # what ONNX Runtime's arena takes, by what a graph's tensors need: it grows by doubling
 PROGRAM = 130 << 20  # Python and the libraries
 GPU_PROGRAM = 1230 << 20  # with those of CUDA, by runs on an H200
-PINNED = 1.1  # what page-locked memory takes, by what is in it: it comes in sizes
+PINNED = 1.08  # what page-locked memory takes, by what is in it: it comes in sizes
 # Bytes for each pixel of the output that an encoder holds to look ahead; measured, unknown ones as libx264.
 ENCODER = {"libx264": 300, "libx264rgb": 500, "libx265": 600, "libsvtav1": 580, "ffv1": 100, "prores_ks": 60}
 USABLE = 0.85  # of the free host memory: the rest is for the decoder of the source and everybody else

@@ -6,8 +6,8 @@ Those of ONNX Runtime are fitted to measurements. Buffers follow from the contra
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -30,8 +30,8 @@ SCRATCH = {
     "vae_decoder_first": 1668.0, "vae_decoder": 6054.0, "post": 49.0,
 }  # fmt: skip
 # Bytes a pixel that the pool of ONNX Runtime's graphs grows to by one network of the real size in 16 bits, fused and
-# with the project's kernels; fitted to five runs on an H200, all within 7 % (plugins_trt/NOTES.md, fifth run).
-POOL = {"dit": 660.0, "tc_decoder": 1400.0, "vae_decoder": 16000.0}
+# with the project's kernels; fitted to runs on an H200, all within 8 % (plugins_trt/NOTES.md, sixth run).
+POOL = {"dit": 660.0, "tc_decoder": 1400.0, "vae_decoder": 19000.0}
 _REAL_WIDTH = {"dit": 1536, "tc_decoder": 128, "vae_decoder": 96}  # channels of their largest tensors
 
 
@@ -115,10 +115,6 @@ class EngineMemory:
             scratch=max(self._scratch(graph, size, frames) for graph in (*chosen, *first)),
         )
 
-    def beside(self, phases: Sequence[Phase]) -> list[Phase]:
-        """The same phases, each with what the others leave in memory."""
-        return list(phases)
-
     def _weights(self, graph: str) -> int:
         if self.engines is not None:
             return self.engines.engines[graph].bytes  # the plan holds the weights and the code
@@ -160,12 +156,9 @@ class EngineMemory:
 class PoolMemory(EngineMemory):
     """Bytes that ONNX Runtime's CUDA provider takes, of a fused bundle with the project's own kernels.
 
-    All graphs work in one pool, which stays as large as the largest of them has made it.
+    All graphs of a phase work in one pool, which stays as large as the largest of them has made it; what it has is
+    given back between phases.
     """
-
-    def beside(self, phases: Sequence[Phase]) -> list[Phase]:
-        scratch = max(phase.scratch for phase in phases)
-        return [replace(phase, scratch=scratch) for phase in phases]
 
     def _weights(self, graph: str) -> int:
         if graph == "lq_proj_first":

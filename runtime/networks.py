@@ -91,10 +91,12 @@ class Networks:
     def release_denoise(self) -> None:
         """Gives the projector's and the DiT's weights back until they are needed again."""
         self._denoiser.release()
+        self._backend.trim()
 
     def release_decode(self) -> None:
         """Gives the decoder's weights back until they are needed again."""
         self._decoder.release()
+        self._backend.trim()
 
     def keep(self, latents: Buffer) -> np.ndarray:
         """A host copy of latents, for decoding later."""

@@ -109,7 +109,6 @@ def _untiled(work: Work, numbers: EngineMemory) -> Iterator[Plan]:
         for name, graphs in (("denoise", _DENOISE), ("decode", (*_DECODE, *_POST)))
     ]
     buffers = sum(part.buffers for part in parts)  # they stay in both cases
-    parts = numbers.beside(parts)
     together = Phase(
         name="all",
         weights=sum(part.weights for part in parts),
@@ -128,7 +127,7 @@ def _tiled(work: Work, numbers: EngineMemory, tiling: Tiling) -> Plan:
         numbers.phase(name, graphs, size, 1 if name == "post" else STEP_FRAMES)
         for name, graphs, size in (("denoise", _DENOISE, dit), ("decode", _DECODE, decoder), ("post", _POST, work.size))
     ]
-    return _plan(work, numbers, tiling, numbers.beside(phases), turns=True)
+    return _plan(work, numbers, tiling, phases, turns=True)
 
 
 def _plan(work: Work, numbers: EngineMemory, tiling: Tiling | None, phases: list[Phase], *, turns: bool) -> Plan:

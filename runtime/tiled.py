@@ -66,6 +66,7 @@ class TiledNetworks:
             Latents float32 [6 or 2, 16, H/8, W/8] of each step.
         """
         out: list[np.ndarray] = []
+        self._backend.trim()
         denoiser = Denoiser(self._bundle, self._backend, self._settings, self._dit_grid.tile)
         for index, tile in enumerate(self._dit_grid):
             state, pieces = self._dit_states[index], self._dit_grid.pieces(index, CELL)
@@ -95,7 +96,9 @@ class TiledNetworks:
             uint8 or uint16 frames [output height, output width, 3], the caller's own.
         """
         frames: list[np.ndarray] = [np.zeros((len(lq), 3, *self._size), self._blend_type) for lq in conditions]
+        self._backend.trim()
         self._decode(steps, conditions, frames)
+        self._backend.trim()
         post = Post(self._bundle, self._backend, self._settings, most=1)
         frame_buffer = self._backend.allocate((1, 3, *self._size), self._type)
         lq_buffer = self._backend.allocate((1, *self._size, 3), "uint8")

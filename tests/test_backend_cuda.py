@@ -122,16 +122,29 @@ print("same")
 SHARING = """
 module.share_memory, module.usable_library = share, lambda *_: module.Path(sys.argv[2])
 from flashvsr_trt.configs.errors import OutOfMemory
+from flashvsr_trt.runtime import Options
+from flashvsr_trt.runtime.tiles import Tiling
+options = eval(sys.argv[3]) if sys.argv[3:] else Options()
+frames = np.zeros((22, 32, 48, 3), np.uint8)
 try:
-    print(len(list(upscale(np.zeros((22, 32, 48, 3), np.uint8), bundle=sys.argv[1], backend=module.OrtCuda()))))
+    print(len(list(upscale(frames, bundle=sys.argv[1], backend=module.OrtCuda(), options=options))))
 except OutOfMemory as error:
     print(error)
 """
 
 
-def test_the_librarys_pool_is_shared_and_trimmed(run, seeded_bundle, tmp_path):
-    out, _ = run(SHARING, seeded_bundle, pool_library(tmp_path))
-    assert out == "pool=shared 0\npool=no longer shared 0\npool=trimmed 0\n22\n"
+@pytest.mark.parametrize(
+    ("options", "trims"),
+    [  # 22 frames are two steps, in tiles two segments; three phases each: denoise, decode, colour fix
+        ("Options()", 0),
+        ("Options(variant='tiny')", 2),
+        ("Options(tiling=Tiling(dit=(128, 256), decoder=(128, 256)))", 6),
+    ],
+)
+def test_the_librarys_pool_is_shared_and_trimmed(run, seeded_bundle, tmp_path, options, trims):
+    out, _ = run(SHARING, seeded_bundle, pool_library(tmp_path), options)
+    between = "pool=trimmed 0\n" * trims
+    assert out == f"pool=shared 0\n{between}pool=no longer shared 0\npool=trimmed 0\n22\n"
 
 
 @pytest.mark.parametrize("lacks", [1, 2, 9])

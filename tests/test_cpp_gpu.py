@@ -113,6 +113,17 @@ def test_the_librarys_pool_is_shared_and_given_back(build, seeded_bundle_fp16, v
     assert lines[-1] == "pool=trimmed 0"
 
 
+def test_the_pool_is_trimmed_where_networks_take_turns(build, seeded_bundle_fp16, variables, tmp_path):
+    flags = ("--device", "cuda", "--variant", "tiny", "--op-library", pool_library(tmp_path))
+    y4m(build, seeded_bundle_fp16, *flags, **variables)
+    lines = Path(variables["STAND_IN_LOG"]).read_text().splitlines()
+    asked = [line for line in lines if line.startswith("pool=")]
+    assert asked[0] == "pool=shared 0"
+    assert asked[-2:] == ["pool=no longer shared 0", "pool=trimmed 0"]
+    assert len(asked) > 4
+    assert set(asked[1:-2]) == {"pool=trimmed 0"}
+
+
 @pytest.mark.parametrize("lacks", [1, 2, 9])
 def test_a_pool_that_lacks_memory_is_out_of_memory(build, seeded_bundle_fp16, variables, tmp_path, lacks):
     """At a load, at the run behind it, and later."""
@@ -144,9 +155,11 @@ def test_one_stream_at_a_time_has_the_arena(build, seeded_bundle, variables):
 def test_one_stream_at_a_time_has_the_pool(build, seeded_bundle_fp16, variables, tmp_path):
     call(build / "tests" / "device", seeded_bundle_fp16, pool_library(tmp_path), **variables)
     log = Path(variables["STAND_IN_LOG"]).read_text()
-    turns = [line for line in log.splitlines() if line.startswith("pool=")]
-    assert turns == ["pool=shared 0", "pool=no longer shared 0", "pool=trimmed 0"] * (len(turns) // 3)
-    assert len(turns) > 3
+    asked = [line for line in log.splitlines() if line.startswith("pool=")]
+    turns = [line for line in asked if line != "pool=trimmed 0"]
+    assert turns == ["pool=shared 0", "pool=no longer shared 0"] * (len(turns) // 2)
+    assert len(turns) > 2
+    assert {asked[i + 1] for i, line in enumerate(asked) if line == turns[1]} == {"pool=trimmed 0"}
     shared, own = log.count("session.use_env_allocators=1"), log.count("use_device_allocator_for_initializers=1")
     assert 0 < shared < own
 

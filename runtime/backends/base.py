@@ -117,6 +117,10 @@ class Backend(ABC):
             BackendUnavailable: this device cannot run it.
         """
 
+    def trim(self) -> None:
+        """Gives the device what graphs that are gone have computed in. For when a network is given back."""
+        return
+
     @abstractmethod
     def describe(self) -> str:
         """Library, version and device, for people."""

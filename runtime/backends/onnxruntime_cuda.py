@@ -118,6 +118,12 @@ class OrtCuda(CudaBackend):
             if self.shared is not None:
                 self.shared.check()
 
+    def trim(self) -> None:
+        if self.shared is not None:
+            self.device.enter()
+            self.device.wait()
+            self.shared.trim()
+
     def __del__(self) -> None:
         shared: Pool | None = getattr(self, "shared", None)  # not there where __init__ has failed
         if shared is not None:

@@ -40,10 +40,14 @@ class Pool:
         if lacked:
             raise RuntimeError(f"out of memory: {lacked} bytes more than the GPU has free")
 
-    def close(self) -> None:
-        """No later session gets it, and the GPU what is free in it. The stream must have been waited for."""
-        self._library.flashvsr_unshare_pool(self._index)
+    def trim(self) -> None:
+        """Gives the GPU what is free behind what is used. The stream must have been waited for."""
         self._library.flashvsr_pool_trim(self._index)
+
+    def close(self) -> None:
+        """No later session gets it. The stream must have been waited for."""
+        self._library.flashvsr_unshare_pool(self._index)
+        self.trim()
 
 
 def share_memory(index: int, library: Path | None) -> Pool | None:

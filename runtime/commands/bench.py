@@ -122,12 +122,12 @@ def bench(clip: str | None, bundle: str | None, as_json: bool, **flags: Any) -> 
     frames = flags["frames"] or (None if clip else _GENERATED_FRAMES)
     before = DeviceMemory(backend).before
     facts = _run(clip, frames, opened, backend, flags, before)
-    facts |= limits(opened, backend, facts)
     if flags["growth"]:
         if clip:
             raise UsageError("--growth with a clip", expected="a generated clip", todo="leave the clip away")
         more = [_run(clip, times * (frames or 1), opened, backend, flags, before) for times in _GROWTH]
         facts["growth"] = [{key: run[key] for key in _GROWING} for run in (facts, *more)]
+    facts |= limits(opened, backend, facts)  # behind all runs: what it takes of the device's memory stays taken
     click.echo(json.dumps(facts) if as_json else as_text(facts))
 
 

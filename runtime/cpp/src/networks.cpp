@@ -239,11 +239,13 @@ void Networks::finish(const Buffer& frames, const Buffer& lq, std::vector<Frame>
 void Networks::release_denoise() {
   if (projector_first_) projector_first_->release();
   for (BoundGraph* graph : {&projector_, &dit_first_, &dit_}) graph->release();
+  queue_->trim();
 }
 
 void Networks::release_decode() {
   if (decoder_first_) decoder_first_->release();
   decoder_.release();
+  queue_->trim();
 }
 
 Buffer Networks::keep(const Buffer& latents) const {

@@ -68,6 +68,12 @@ class OrtCudaQueue : public CudaQueue {
     if (entered) leave();
   }
 
+  void trim() override {
+    if (memory_ == nullptr) return;
+    wait();
+    memory_->trim();
+  }
+
   std::shared_ptr<StepGraph> load(const std::string& path, const Graph& graph, const Symbols& symbols) override {
     // With sizes known, no shape is computed at run time: each such number would be waited for by the host.
     OrtPlace place = place_;

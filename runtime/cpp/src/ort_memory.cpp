@@ -93,11 +93,15 @@ OrtMemory::~OrtMemory() {
   taken().erase({ort_->environment(), device_});
   if (unshare_ != nullptr) {
     unshare_(device_);
-    trim_(device_);
+    trim();
   }
   if (arena_ == nullptr) return;
   const OrtHandle<OrtStatus> refused(ort_->api().UnregisterAllocator(ort_->environment(), arena_.get()),
                                      ort_->api().ReleaseStatus);
+}
+
+void OrtMemory::trim() const {
+  if (trim_ != nullptr) trim_(device_);
 }
 
 void OrtMemory::check() const {

@@ -24,6 +24,8 @@ class OrtMemory {
   OrtMemory(const OrtMemory&) = delete;
   OrtMemory& operator=(const OrtMemory&) = delete;
 
+  // Gives the GPU what graphs that are gone have computed in. The stream must have been waited for.
+  void trim() const;
   // Throws FLASHVSR_ERROR_MEMORY where the GPU has lacked memory since the last call.
   void check() const;
 

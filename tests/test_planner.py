@@ -30,9 +30,10 @@ GIB = 2**30
 
 
 def real_manifest(*, vae: bool = False) -> Manifest:
-    """The real network's sizes: 30 layers of 1536 channels; the Wan decoder's caches roughly."""
+    """The real network's sizes: 30 layers of 1536 channels."""
     memory = ((512, 8),) * 3 + ((256, 4),) * 3 + ((128, 2),) * 3
-    caches = ((384, 2, 8),) * 11 + ((384, 2, 4),) * 7 + ((192, 2, 2),) * 7 + ((96, 2, 1),) * 7
+    caches = ((16, 2, 8), *((384, 2, 8),) * 11, (192, 2, 4), *((384, 2, 4),) * 6)
+    caches += ((192, 2, 2),) * 6 + ((96, 2, 1),) * 7
     sizes = contract.Sizes(
         dim=1536, layers=30, lq_hidden=(2048, 3072), tc_memory=memory, vae_caches=caches if vae else ()
     )

@@ -19,13 +19,11 @@ from flashvsr_trt.configs.schedule import topk
 from flashvsr_trt.export import lq_proj, tc_decoder
 from flashvsr_trt.export.attention import attend
 from flashvsr_trt.export.demo import (
-    batches,
     checkpoint,
     evaluate,
     graphed,
     initial,
     metrics,
-    optimise,
 )
 from flashvsr_trt.export.demo.batches import Batch
 from flashvsr_trt.export.demo.clips import ClipMaker
@@ -145,22 +143,6 @@ def test_training_lowers_the_loss(images: dict[str, np.ndarray]) -> None:
         losses.append(trainer.step().item())
         trainer.iteration = 0
     assert losses[-1] < 0.98 * losses[0]
-
-
-def test_batches_made_ahead_train_like_batches_made_when_needed(images: dict[str, np.ndarray]) -> None:
-    """The same numbers to the bit, over a change of stage too."""
-    stages = tuple(Stage(until=end, side=128, batch=1, steps=(2,) * count) for end, count in ((0.5, 1), (1.0, 2)))
-    settings = dataclasses.replace(SMALL, iterations=4, stages=stages)
-    trainer, plain = (Trainer(settings, images, CPU) for _ in range(2))
-    maker = ClipMaker(images, (128, 128), seed=settings.seed, device=CPU)
-    for iteration in range(4):
-        stage = stages[iteration // 2]
-        wanted = plain._eager(batches.make(maker, iteration, stage, settings.degraded), stage)
-        optimise.set_rate(plain.optimiser, settings.rate_at(iteration / 4))
-        plain.optimiser.step()
-        assert trainer.step() == wanted
-    for ours, theirs in zip(trainer.model.parameters(), plain.model.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
 
 
 def test_rate_warms_up_and_ends_at_zero() -> None:

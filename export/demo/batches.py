@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from flashvsr_trt.configs.contract import LATENT_CHANNELS
 from flashvsr_trt.configs.schedule import LOOK_AHEAD
@@ -25,6 +26,10 @@ class Batch:
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.noise, self.lq, self.truth
+
+    def to(self, device: torch.device) -> Batch:
+        noise, lq, truth = (tensor.to(device, non_blocking=True) for tensor in self.tensors())
+        return Batch(noise=noise, lq=lq, truth=truth)
 
 
 def make(maker: ClipMaker, number: int, stage: Stage, degraded: float) -> Batch:
@@ -75,3 +80,40 @@ class Ahead:
         training.wait_stream(stream)
         for tensor in batch.tensors():
             tensor.record_stream(training)  # its memory is not the maker's again before training has read it
+
+
+class Workers:
+    """Numbered batches of `source`, which makes them on the CPU: by several processes at a time, handed out in order.
+
+    One process waits for Python far longer than a GPU for its batch.
+    """
+
+    def __init__(self, source: Callable[[int], Batch], first: int, device: torch.device, count: int) -> None:
+        self._device = device
+        loader = DataLoader(
+            _Made(source),
+            batch_size=None,
+            sampler=range(first, 2**31),
+            num_workers=count,
+            prefetch_factor=2,
+            multiprocessing_context="fork",  # the images are shared, and a closure needs no pickling
+            pin_memory=device.type == "cuda",
+        )
+        self._batches = enumerate(loader, first)
+
+    def start(self, number: int) -> None:
+        """The processes are ahead by themselves."""
+
+    def take(self, number: int) -> Batch:
+        made, (noise, lq, truth) = next(self._batches)
+        if made != number:
+            raise ValueError(f"batch {made} comes next, not {number}")
+        return Batch(noise=noise, lq=lq, truth=truth).to(self._device)
+
+
+class _Made(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    def __init__(self, source: Callable[[int], Batch]) -> None:
+        self._source = source
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        return self._source(number).tensors()

@@ -93,7 +93,8 @@ def main() -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     settings = _settings(args)
     start = checkpoint.load_weights(args.start) if args.start else None
-    trainer = Trainer(settings, load(args.images, "train"), device, start, graph=not args.no_graph)
+    images = load(args.images, "train")
+    trainer = Trainer(settings, images, device, start, graph=not args.no_graph, workers=args.workers)
     if (args.out / "state.pt").is_file():
         trainer.load_state_dict(checkpoint.load_state(args.out / "state.pt", device))
         print(f"resumed at iteration {trainer.iteration}, {trainer.progress():.0%}", flush=True)
@@ -123,8 +124,8 @@ def _settings(args: argparse.Namespace) -> Training:
         "stages": None if args.tail is None else FINE,
     }
     settings = dataclasses.replace(Training(), **{k: v for k, v in chosen.items() if v is not None})
-    if args.psnr is not None:
-        settings = dataclasses.replace(settings, loss=dataclasses.replace(settings.loss, psnr=args.psnr))
+    weights = {k: v for k, v in (("psnr", args.psnr), ("temporal", args.temporal)) if v is not None}
+    settings = dataclasses.replace(settings, loss=dataclasses.replace(settings.loss, **weights))
     sizes = {k: v for k, v in (("batch", args.batch), ("side", args.side)) if v is not None}
     return dataclasses.replace(settings, stages=tuple(dataclasses.replace(s, **sizes) for s in settings.stages))
 
@@ -138,6 +139,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, help="peak learning rate")
     parser.add_argument("--degraded", type=float, help="share of degraded clips")
     parser.add_argument("--psnr", type=float, help="weight of the PSNR in the loss")
+    parser.add_argument("--temporal", type=float, help="weight of changes in time in the loss")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="make batches by N processes, on the CPU")
     parser.add_argument("--tail", type=int, metavar="LAYER", help="train only the decoder's layers from this one on")
     parser.add_argument("--batch", type=int, help="clips of an iteration, in all stages")
     parser.add_argument("--side", type=int, help="of the clips, in pixels, a multiple of 128, in all stages")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flashvsr_trt.export.demo import batches, initial, optimise
-from flashvsr_trt.export.demo.batches import Ahead, Batch
+from flashvsr_trt.export.demo.batches import Ahead, Batch, Workers
 from flashvsr_trt.export.demo.clips import ClipMaker
 from flashvsr_trt.export.demo.config import Stage, Training
 from flashvsr_trt.export.demo.graphed import Gradients, GraphError, graphed
@@ -26,6 +26,8 @@ class Trainer:
     """Args:
     start: the networks to begin with; by default the structured initial ones.
     graph: record each stage's iteration as a CUDA graph; on a CPU it makes no difference.
+    workers: processes that make the batches, on the CPU; 0: this one does, on `device`. The numbers of a batch are
+        others on a CPU than on a GPU.
     clock: seconds, for trainings that are measured in them.
     """
 
@@ -37,9 +39,10 @@ class Trainer:
         start: Networks | None = None,
         *,
         graph: bool = True,
+        workers: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.settings, self.device = settings, device
+        self.settings, self.device, self._workers = settings, device, workers
         self._graph, self._clock = graph and device.type == "cuda", clock
         start = start or initial.networks(settings.sizes, settings.seed)
         self.model = DemoModel(start).to(device)
@@ -48,7 +51,7 @@ class Trainer:
         self.average = DemoModel(start).to(device).requires_grad_(False)
         self.optimiser = optimise.adamw(self.model, settings)
         self.makers = {
-            side: ClipMaker(images, (side, side), seed=settings.seed, device=device)
+            side: ClipMaker(images, (side, side), seed=settings.seed, device=torch.device("cpu") if workers else device)
             for side in sorted({stage.side for stage in settings.stages})
         }
         self.iteration = 0
@@ -100,12 +103,17 @@ class Trainer:
         self._gradients: Gradients = compute
         if self._graph:
             try:
-                examples = source(self.iteration), source(self.iteration + 1)
-                self._gradients = graphed(compute, list(self.model.parameters()), examples)
+                now, then = (source(number).to(self.device) for number in (self.iteration, self.iteration + 1))
+                self._gradients = graphed(compute, list(self.model.parameters()), (now, then))
                 print(f"{stage}: CUDA graph recorded and checked", flush=True)
             except GraphError as error:
                 print(f"WARNING: {stage} runs without a CUDA graph, slower: {error}", flush=True)
-        self._stage, self._ahead = stage, Ahead(source, self.device)
+        self._stage, self._ahead = stage, self._made_ahead(source)
+
+    def _made_ahead(self, source: Callable[[int], Batch]) -> Ahead | Workers:
+        if self._workers:
+            return Workers(source, self.iteration, self.device, self._workers)
+        return Ahead(source, self.device)
 
     def _eager(self, batch: Batch, stage: Stage) -> Tensor:
         for parameter in self.model.parameters():

@@ -1,9 +1,18 @@
 """A whole clip on a GPU against the same network in float32 on the CPU.
 
 python -m pytest tests/test_clip_gpu.py -s    # prints the figures
+
+The bundles are exported first, or elsewhere, where the GPU's machine cannot:
+
+python tests/test_clip_gpu.py FOLDER
+FLASHVSR_TRT_CLIP_BUNDLES=FOLDER python -m pytest tests/test_clip_gpu.py -s
 """
 
 from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
@@ -27,35 +36,44 @@ FRAMES = 85
 LEAST = {"fp16": 45.0, "fp8": 38.0}  # dB
 
 
-@pytest.fixture(scope="module")
-def clip():
+def moving() -> np.ndarray:
     return np.stack(list(moving_frames(FRAMES, 48, 80)))
 
 
+def export(folder: Path) -> None:
+    """The small random network as FOLDER/fp32, not fused, and as FOLDER/fp16 and FOLDER/fp8."""
+    for precision in ("fp32", "fp16"):
+        options = bundles.Options(precision=precision, fused=precision == "fp16", meaningful=False, check=False)
+        bundles.export_bundle(random_weights(CONFIGS["small"], 0), folder / precision, options)
+    to_float8(folder / "fp16", folder / "fp8", largest_inputs(folder / "fp16", moving()[:37]), about="")
+
+
 @pytest.fixture(scope="module")
-def reference(clip, tmp_path_factory):
-    return frames_of(exported(tmp_path_factory, "fp32", fused=False), clip, "cpu")
+def folder(tmp_path_factory):
+    given = os.environ.get("FLASHVSR_TRT_CLIP_BUNDLES")
+    if given:
+        return Path(given)
+    made = tmp_path_factory.mktemp("bundles")
+    export(made)
+    return made
 
 
-def exported(tmp_path_factory, precision: str, *, fused: bool):
-    folder = tmp_path_factory.mktemp(precision) / "bundle"
-    options = bundles.Options(precision=precision, fused=fused, meaningful=False, check=False)
-    bundles.export_bundle(random_weights(CONFIGS["small"], 0), folder, options)
-    return folder
+@pytest.fixture(scope="module")
+def reference(folder):
+    return frames_of(folder / "fp32", "cpu")
 
 
-def frames_of(bundle, clip, device: str) -> np.ndarray:
-    return np.stack(list(upscale(clip, bundle=bundle, backend=open_backend(device)))).astype(np.float64)
+def frames_of(bundle: Path, device: str) -> np.ndarray:
+    return np.stack(list(upscale(moving(), bundle=bundle, backend=open_backend(device)))).astype(np.float64)
 
 
 @pytest.mark.parametrize("precision", LEAST)
-def test_clip(clip, reference, tmp_path_factory, precision):
-    bundle = exported(tmp_path_factory, "fp16", fused=True)
-    if precision == "fp8":
-        eighth = bundle.with_name("fp8")
-        to_float8(bundle, eighth, largest_inputs(bundle, clip[:37]), about="")
-        bundle = eighth
-    error = ((frames_of(bundle, clip, "cuda") - reference) ** 2).mean(axis=(1, 2, 3))
+def test_clip(folder, reference, precision):
+    error = ((frames_of(folder / precision, "cuda") - reference) ** 2).mean(axis=(1, 2, 3))
     whole, worst = (10 * np.log10(255**2 / value) for value in (error.mean(), error.max()))
     print(f"{precision} on the GPU against fp32 on the CPU: {whole:.1f} dB, worst frame {worst:.1f} dB")
     assert worst > LEAST[precision]
+
+
+if __name__ == "__main__":
+    export(Path(sys.argv[1]))

@@ -102,9 +102,11 @@ def test_provider_gets_the_python_runtimes_options(build, seeded_bundle, variabl
     assert seen[-1] == given_back
 
 
-def test_the_librarys_pool_is_shared_and_given_back(build, seeded_bundle_fp16, variables, tmp_path):
+@pytest.mark.parametrize("bundle", ["seeded_bundle_fp16", "seeded_bundle"])
+def test_the_librarys_pool_is_shared_and_given_back(build, bundle, variables, tmp_path, request):
+    """Also with a bundle of float32, which the library has no kernels for."""
     library = pool_library(tmp_path)
-    y4m(build, seeded_bundle_fp16, "--device", "cuda", "--op-library", library, **variables)
+    y4m(build, request.getfixturevalue(bundle), "--device", "cuda", "--op-library", library, **variables)
     lines = Path(variables["STAND_IN_LOG"]).read_text().splitlines()
     assert [line for line in lines if line.startswith(("pool=", "arena=", "arena's"))] == [
         "pool=shared 0", "pool=no longer shared 0", "pool=trimmed 0"
@@ -120,8 +122,7 @@ def test_the_pool_is_trimmed_where_networks_take_turns(build, seeded_bundle_fp16
     asked = [line for line in lines if line.startswith("pool=")]
     assert asked[0] == "pool=shared 0"
     assert asked[-2:] == ["pool=no longer shared 0", "pool=trimmed 0"]
-    assert len(asked) > 4
-    assert set(asked[1:-2]) == {"pool=trimmed 0"}
+    assert set(asked[1:-2]) == {"pool=trimmed 0"}  # once or twice: the end does not wait for the decoder's turn to
 
 
 @pytest.mark.parametrize("lacks", [1, 2, 9])

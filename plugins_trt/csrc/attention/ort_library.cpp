@@ -35,13 +35,12 @@ constexpr const char* kWithout = "FLASHVSR_TRT_WITHOUT";
 // The ONNX Runtime that registered the ops last.
 std::atomic<const OrtApi*> registered{nullptr};
 
-// Runs `work` on a device's pool; returns what went wrong, null if nothing, for as long as the thread calls no other.
+// Returns what went wrong with `work`, null if nothing, for as long as the thread calls no other.
 template <class Work>
 const char* told(Work&& work) noexcept {
   thread_local std::string text;
   try {
-    if (registered == nullptr) throw std::runtime_error("no session options have registered the ops yet");
-    work(*registered.load());
+    work();
     return nullptr;
   } catch (const std::exception& error) {
     text = error.what();
@@ -182,10 +181,13 @@ FLASHVSR_EXPORT int flashvsr_op_abi() { return flashvsr::spec::kAbi; }
 // Sessions that ask for the environment's allocators work in that device's pool, until `flashvsr_unshare_pool`. Graphs
 // that use it must run on one stream, in turn. Both return null, or what went wrong.
 FLASHVSR_EXPORT const char* flashvsr_share_pool(int device) {
-  return told([&](const OrtApi& api) { flashvsr::share_pool(api, device); });
+  return told([&] {
+    if (registered == nullptr) throw std::runtime_error("no session options have registered the ops yet");
+    flashvsr::share_pool(*registered.load(), device);
+  });
 }
 FLASHVSR_EXPORT const char* flashvsr_unshare_pool(int device) {
-  return told([&](const OrtApi&) { flashvsr::unshare_pool(device); });
+  return told([&] { flashvsr::unshare_pool(device); });
 }
 
 // Bytes that the device lacked since the last call, for which host memory was taken instead: slow, but right.

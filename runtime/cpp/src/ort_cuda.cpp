@@ -136,9 +136,11 @@ class OrtCuda : public Backend {
       fail(FLASHVSR_ERROR_BACKEND, "ONNX Runtime " + ort_->version() + " as installed has no CUDA provider; expected: "
                                    "a build for GPUs, as in the package onnxruntime-gpu");
     device_ = std::make_shared<const cuda::Device>(options.index);
-    // The kernels have 16 bits; a float32 bundle runs its attention's function body.
+    // The kernels have 16 bits; a float32 bundle runs its attention's function body, and has the library's pool alone.
+    pool_library_ = options.op_library;
     if (manifest.precision != "fp32")
-      library_ = usable_library(options.op_library, manifest.op_abi, device_->capability(), options.say);
+      pool_library_ = library_ =
+          usable_library(options.op_library, manifest.op_abi, device_->capability(), options.say);
     if (manifest.precision == "fp8" && !runs_float8(library_, device_->capability()))
       fail(FLASHVSR_ERROR_BACKEND, "the bundle is of FP8, which " + device_->name() +
                                        " has no kernels for here; expected: a GPU from RTX 40 or H100 on, cuBLASLt, and "
@@ -159,7 +161,7 @@ class OrtCuda : public Backend {
   std::unique_ptr<OrtMemory> take_memory() const {
     std::string why = "another stream has the GPU's memory";
     try {
-      if (auto memory = OrtMemory::take(ort_, device_->index(), library_, say_)) return memory;
+      if (auto memory = OrtMemory::take(ort_, device_->index(), pool_library_, say_)) return memory;
     } catch (const Error& error) {
       why = error.what();
     }
@@ -169,7 +171,7 @@ class OrtCuda : public Backend {
 
   std::shared_ptr<const Ort> ort_;
   std::shared_ptr<const cuda::Device> device_;
-  std::string library_;
+  std::string library_, pool_library_;
   Say say_;
 };
 

@@ -88,7 +88,7 @@ def check_targets(targets: tuple[str, ...], *, precision: str, weights: str) -> 
     """
     if precision == "fp8":
         raise UsageError(
-            "the bundle is one of FP8 products, which ONNX Runtime on CUDA takes",
+            "the bundle is one of FP8, which ONNX Runtime on CUDA takes",
             expected="a bundle of fp16 or bf16",
             todo="give the bundle that it was made of; a tier such as 8-fp8 stores its weights in FP8",
         )

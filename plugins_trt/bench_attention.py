@@ -14,57 +14,68 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flashvsr_trt.configs import schedule
-from flashvsr_trt.plugins_trt.attention_op import STAGES, Problem, enqueue, workspace
+from flashvsr_trt.plugins_trt.attention_op import EIGHTHS, STAGES, Problem, enqueue, workspace
 from flashvsr_trt.plugins_trt.kernels.driver import IMPLEMENTATIONS, Driver, Kernel, load_kernels
 
-SETS = 3  # of 260 MB each at 768x1408: more than the second-level cache
+SETS = 3  # of 260 MB each at 768x1408, half in float8: more than the second-level cache
 REPEATS = 30
 QUEUE_CYCLES = 60_000_000  # some 30 ms: longer than Python needs to launch REPEATS times
-ATTENTION = "block_sparse_attention"
+ATTENTION = STAGES[-1]
 
 
 def measure(
-    kernels: Mapping[str, Kernel], height: int, width: int, element: str, ratio: float, heads: int = 12
+    kernels: Mapping[str, Kernel],
+    height: int,
+    width: int,
+    element: str,
+    ratio: float,
+    heads: int = 12,
+    *,
+    eighth: bool = False,
 ) -> dict[str, float]:
-    """Milliseconds of one layer in the steady state (1 query slab, 3 cached), medians."""
+    """Milliseconds of one layer in the steady state (1 query slab, 3 cached), medians; `eighth`: of float8, to
+    `element`."""
     import torch
 
-    kernels = {name: kernel for name, kernel in kernels.items() if name in STAGES}
+    names = {stage: EIGHTHS.get(stage, stage) if eighth else stage for stage in STAGES}
+    stages = {stage: kernels[name] for stage, name in names.items() if name in kernels}
     problem = Problem(slabs=1, cached_slabs=3, rows=height // 128, columns=width // 128, heads=heads, local_range=11)
     shape = (problem.rows, problem.columns, 128, problem.dim)
     dtype = getattr(torch, element)
     scratch = torch.empty(workspace(problem)["bytes"], dtype=torch.uint8, device="cuda")
     topk = torch.tensor(schedule.topk(height, width, ratio), device="cuda")
     slabs = torch.tensor([2, 0, 3], device="cuda")
+    scales = torch.full((3,), 1 / 64, device="cuda")
 
     def draw(count: int) -> torch.Tensor:
         x = torch.randn((count, *shape), device="cuda") + torch.randn((count, *shape[:2], 1, shape[3]), device="cuda")
-        return x.to(dtype)
+        # Values of float8 have another shape, but random numbers are alike in all.
+        return (x * 64).to(torch.float8_e4m3fn) if eighth else x.to(dtype)
 
     sets = []
-    for _ in range(SETS):
+    for _ in range(2 * SETS if eighth else SETS):
         tensors = {"q": draw(1), "k": draw(1), "v": draw(1), "k_cache": draw(4), "v_cache": draw(4)}
         tensors |= {"slabs": slabs, "topk": topk, "out": torch.empty((1, *shape), dtype=dtype, device="cuda")}
-        sets.append(tensors)
+        sets.append(tensors | ({"scales": scales} if eighth else {}))
     stream = torch.cuda.current_stream().cuda_stream
 
-    def time_of(names: tuple[str, ...]) -> float:
-        chosen = {name: kernel for name, kernel in kernels.items() if name in names}
+    def time_of(chosen: tuple[str, ...]) -> float:
+        own = {names[stage]: stages[stage] for stage in chosen}
         events = []
         torch.cuda._sleep(QUEUE_CYCLES)  # launches gather behind it, so that no gap between them is the CPU's
         for repeat in range(REPEATS + 5):
-            pointers = {name: tensor.data_ptr() for name, tensor in sets[repeat % SETS].items()}
+            pointers = {name: tensor.data_ptr() for name, tensor in sets[repeat % len(sets)].items()}
             begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             begin.record()
-            enqueue(chosen, problem, pointers, scratch.data_ptr(), stream)
+            enqueue(own, problem, pointers, scratch.data_ptr(), stream)
             end.record()
             events.append((begin, end))
         torch.cuda.synchronize()
         return statistics.median(begin.elapsed_time(end) for begin, end in events[5:])
 
-    result = {"all_ms": time_of(tuple(kernels))}
-    result["selection_ms"] = time_of(tuple(name for name in kernels if name != ATTENTION))
-    result |= {f"{name}_ms": time_of((name,)) for name in kernels if name != ATTENTION}
+    selection = tuple(stage for stage in stages if stage != ATTENTION)
+    result = {"all_ms": time_of(tuple(stages)), "selection_ms": time_of(selection)}
+    result |= {f"{stage}_ms": time_of((stage,)) for stage in selection}
     # not alone: each run uses up the work queue that the selection fills
     result[f"{ATTENTION}_ms"] = result["all_ms"] - result["selection_ms"]
     offset = workspace(problem)["counts"]
@@ -92,9 +103,13 @@ def main() -> None:
     for element in ("bfloat16", "float16"):
         for implementation in IMPLEMENTATIONS:
             kernels = load_kernels(arguments.kernels, element, driver, ("triton", implementation))
-            times = measure(kernels, height, width, element, arguments.sparse_ratio)
-            report[f"{element} {implementation}"] = times
-            print(element, implementation, {key: round(value, 4) for key, value in times.items()})
+            for eighth in (False, True):
+                if eighth and not set(EIGHTHS.values()) <= set(kernels):
+                    continue  # this GPU has no float8, or there was no nvcc
+                times = measure(kernels, height, width, element, arguments.sparse_ratio, eighth=eighth)
+                name = f"{'float8 to ' if eighth else ''}{element} {implementation}"
+                report[name] = times
+                print(name, {key: round(value, 4) for key, value in times.items()})
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
 

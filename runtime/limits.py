@@ -57,4 +57,5 @@ def attention_apart(backend: Backend, canvas: tuple[int, int], bundle: Bundle, r
     except FlashVSRError as error:
         LOG.warning("attention is not timed apart: %s", error.came)
         return None
-    return bench_attention.measure(kernels, *canvas, element, ratio, bundle.manifest.sizes.heads)
+    heads, eighth = bundle.manifest.sizes.heads, precision == "fp8"
+    return bench_attention.measure(kernels, *canvas, element, ratio, heads, eighth=eighth)

@@ -39,10 +39,13 @@ def attention(tmp_path_factory):
 
 
 def drawn(random: np.random.Generator, sharpness: float) -> dict[str, np.ndarray]:
-    """[windows, 128, dim] each; scores of about `sharpness`, the largest of a row not among the first keys."""
+    """[windows, 128, dim] each; scores of about `sharpness`. Keys grow along the lists, so that maxima rise."""
     sizes = {"q": Q_WINDOWS, "k": Q_WINDOWS, "v": Q_WINDOWS, "k_cache": RING * WIN, "v_cache": RING * WIN}
     tensors = {name: random.standard_normal((count, 128, DIM)) for name, count in sizes.items()}
     tensors["q"] *= sharpness
+    for name in ("k_cache", "k"):
+        tensors[name] *= np.linspace(0.3, 1, len(tensors[name]))[:, None, None]
+    tensors["k_cache"] *= 0.5  # listed before the step's own
     return tensors
 
 

@@ -144,6 +144,11 @@ def test_without_a_pool_there_is_an_arena(build, seeded_bundle_fp16, variables, 
     assert "pool=trimmed" not in log
 
 
+def test_without_a_library_a_float32_bundle_has_an_arena(build, seeded_bundle, variables):
+    y4m(build, seeded_bundle, "--device", "cuda", "--op-library", "/nowhere.so", **variables)
+    assert "arena=CUDAExecutionProvider\n" in Path(variables["STAND_IN_LOG"]).read_text()
+
+
 def test_one_stream_at_a_time_has_the_arena(build, seeded_bundle, variables):
     """Runs of two CUDA streams would write over each other's memory; tests/cpp/device.c opens two at the end."""
     call(build / "tests" / "device", seeded_bundle, "", **variables)

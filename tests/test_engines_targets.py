@@ -69,7 +69,7 @@ def test_data_centre_flavour_builds_for_its_own_gpu_only(monkeypatch):
         ("sm86", "fp16", "fp8", r"sm86 \(RTX 30\) has no FP8"),
         ("sm80", "bf16", "fp8", r"sm80 \(A100\) has no FP8"),
         ("sm75", "bf16", "bundle", r"sm75 \(RTX 20\) has no bfloat16"),
-        ("sm89", "fp8", "bundle", "of FP8 products"),
+        ("sm89", "fp8", "bundle", "one of FP8"),
         ("sm75", "fp16", "bundle", "no attention kernels for sm75"),
     ],
 )

@@ -141,7 +141,8 @@ import ctypes, os, sys
 import onnxruntime as ort
 from test_fused_gpu import CASES, draw, model
 folder = sys.argv[1]
-os.environ["FAKE_CUDA_DEVICES"] = "90,80"
+os.environ["FAKE_CUDA_DEVICES"] = sys.argv[2]
+os.environ["FAKE_CUDA_FULL"] = "1"  # a context of that one cannot be had
 os.environ["FAKE_CUDA_LOG"] = log = f"{folder}/two"
 op, shapes, attributes = CASES["Convolve"]
 for context in (None, 1, 2, None):
@@ -212,7 +213,8 @@ def test_sessions_outlive_a_lack_of_memory(folder):
 
 
 def test_ops_are_those_of_the_gpu(folder):
-    assert run(folder, TWO_GPUS).split() == ["0", "1", "0", "0"]
+    assert run(folder, TWO_GPUS, "90,80").split() == ["0", "1", "0", "0"]
+    assert run(folder, TWO_GPUS, "90,90").split() == ["1", "1", "1", "1"]
 
 
 @pytest.mark.parametrize("element", ["float16", "bfloat16"])

@@ -43,7 +43,10 @@ int cuCtxGetDevice(int* device) {
   return contexts[depth] == NULL ? 201 : 0;
 }
 int cuCtxSetCurrent(void* context) { contexts[depth] = context; return 0; }
-int cuDevicePrimaryCtxRetain(void** context, int device) { *context = (void*)(intptr_t)(device + 1); return 0; }
+int cuDevicePrimaryCtxRetain(void** context, int device) {
+  *context = (void*)(intptr_t)(device + 1);
+  return getenv("FAKE_CUDA_FULL") != NULL && device == atoi(getenv("FAKE_CUDA_FULL")) ? 2 : 0;
+}
 int cuDevicePrimaryCtxRelease_v2(int device) { (void)device; return 0; }
 int cuCtxPushCurrent_v2(void* context) { contexts[++depth] = context; return depth == 63; }
 int cuCtxPopCurrent_v2(void** context) { *context = contexts[depth--]; return depth < 0; }

@@ -170,7 +170,7 @@ void Attention::load() {
     if (entry.architecture != architecture || (typed && std::strcmp(entry.element, element) != 0)) continue;
     if (!is_attention_stage(entry.name)) continue;
     const int halves = place(kStages, entry.name), eighths = place(kStages8, entry.name);
-    Kernel kernel{std::max(halves, eighths), halves >= 0, eighths >= 0, nullptr, entry.threads, entry.shared_bytes,
+    Kernel kernel{entry.name, std::max(halves, eighths), halves >= 0, eighths >= 0, nullptr, entry.threads, entry.shared_bytes,
                   entry.scratch_pointers, entry.persistent, {}};
     for (int a = 0; a < entry.argument_count; ++a) {
       kernel.arguments.push_back({value_of(entry.arguments[a].name), kind_of(entry.arguments[a].kind)});
@@ -184,11 +184,21 @@ void Attention::load() {
   std::sort(kernels_.begin(), kernels_.end(), [](const Kernel& a, const Kernel& b) { return a.stage < b.stage; });
 }
 
+const Attention::Kernel& Attention::last(bool Kernel::*type) const {
+  const auto found = std::find_if(kernels_.begin(), kernels_.end(), [=](const Kernel& kernel) {
+    return kernel.stage == static_cast<int>(std::size(kStages)) - 1 && kernel.*type;
+  });
+  if (found == kernels_.end()) throw std::runtime_error("no embedded attention of that type fits this GPU");
+  return *found;
+}
+
 void Attention::enqueue(const Problem& problem, const Tensors& tensors, void* workspace, CUstream stream) const {
+  const auto type = tensors.scales == nullptr ? &Kernel::halves : &Kernel::eighths;
+  last(type);
   const Values values = values_of(problem, tensors, workspace);
   const Context::Current current(context_);
   for (const Kernel& kernel : kernels_) {
-    if (tensors.scales == nullptr ? kernel.halves : kernel.eighths) launch(kernel, values.data(), stream);
+    if (kernel.*type) launch(kernel, values.data(), stream);
   }
 }
 
@@ -205,8 +215,7 @@ void Attention::enqueue_whole(const Whole& sizes, const WholeTensors& tensors, C
                                          {kItems, sizes.items()}};
   for (const auto& [value, number] : numbers) values[value] = static_cast<std::uint64_t>(number);
   const Context::Current current(context_);
-  const auto last = std::find_if(kernels_.rbegin(), kernels_.rend(), [](const Kernel& one) { return one.halves; });
-  launch(*last, values.data(), stream);
+  launch(last(&Kernel::halves), values.data(), stream);
 }
 
 void Attention::launch(const Kernel& kernel, const std::uint64_t* given, CUstream stream) const {
@@ -236,7 +245,7 @@ void Attention::launch(const Kernel& kernel, const std::uint64_t* given, CUstrea
   const Driver& driver = Driver::get();
   driver.check(driver.launch(kernel.function, grid[0], grid[1], 1, kernel.threads, 1, 1, kernel.shared_bytes, stream,
                              parameters.data(), nullptr),
-               kStages[kernel.stage]);
+               kernel.name);
 }
 
 }  // namespace flashvsr

@@ -91,6 +91,7 @@ class Attention {
     int kind;
   };
   struct Kernel {
+    const char* name;
     int stage;
     bool halves, eighths;  // whether it is a stage in 16 bits, in 8 bits
     CUfunction function;
@@ -100,6 +101,8 @@ class Attention {
   };
 
   void load();
+  // The last stage; throws where the GPU has none for that type.
+  const Kernel& last(bool Kernel::*type) const;
   void launch(const Kernel& kernel, const std::uint64_t* values, CUstream stream) const;
 
   Context context_;

@@ -47,7 +47,7 @@ bool can_convolve() {
   try {
     const std::vector<int> devices = Context::likely_devices();
     return std::all_of(devices.begin(), devices.end(), [](int device) {
-      return is_embedded(kKernel, embedded_architecture(Context(device).compute_capability()));
+      return is_embedded(kKernel, embedded_architecture(Context::compute_capability(device)));
     });
   } catch (const std::exception&) {  // no driver: nothing of this library runs then
     return false;

@@ -19,6 +19,17 @@ void bind(void* library, const char* name, Function& function, bool needed = tru
   }
 }
 
+int attribute_of(CUdevice device, CUdevice_attribute which) {
+  int value = 0;
+  Driver::get().check(Driver::get().device_attribute(&value, which, device), "cuDeviceGetAttribute");
+  return value;
+}
+
+int capability_of(CUdevice device) {
+  return 10 * attribute_of(device, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR) +
+         attribute_of(device, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
+}
+
 Driver load() {
   void* library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_GLOBAL);
   if (library == nullptr) throw std::runtime_error(std::string("the CUDA driver does not load: ") + dlerror());
@@ -98,15 +109,14 @@ std::vector<int> Context::likely_devices() {
   return devices;
 }
 
-int Context::attribute(CUdevice_attribute which) const {
-  int value = 0;
-  Driver::get().check(Driver::get().device_attribute(&value, which, device_), "cuDeviceGetAttribute");
-  return value;
-}
+int Context::attribute(CUdevice_attribute which) const { return attribute_of(device_, which); }
 
-int Context::compute_capability() const {
-  return 10 * attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR) +
-         attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
+int Context::compute_capability() const { return capability_of(device_); }
+
+int Context::compute_capability(int device) {
+  CUdevice found = 0;
+  Driver::get().check(Driver::get().device_get(&found, device), "cuDeviceGet");
+  return capability_of(found);
 }
 
 Context::Current::Current(const Context& context) {

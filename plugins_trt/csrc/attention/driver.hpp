@@ -61,8 +61,11 @@ class Context {
   // The device of the calling thread's context; without one, all there are: who asks has not chosen yet.
   static std::vector<int> likely_devices();
 
+  // Of a device, e.g. 90; asks for no context of it, which would take its memory.
+  static int compute_capability(int device);
+
   int attribute(CUdevice_attribute which) const;
-  int compute_capability() const;  // e.g. 90
+  int compute_capability() const;
 
   // Makes it the calling thread's context for a while.
   class Current {

@@ -196,7 +196,7 @@ bool can_attend_eighths() { return is_embedded("norm_rotate8"); }
 }  // namespace
 
 bool can_run_float8(int compute_capability) {
-  return compute_capability >= kFirstWithFloat8 && can_multiply_eighths() && can_attend_eighths() &&
+  return can_multiply_eighths() && can_attend_eighths() &&
          is_embedded("block_sparse_attention8", embedded_architecture(compute_capability));
 }
 

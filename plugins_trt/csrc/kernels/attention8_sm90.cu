@@ -1,4 +1,5 @@
-// Block-sparse attention for Hopper in 8 bits (E4M3): queries, keys, values and weights; sums and results are wider.
+// Block-sparse attention for Hopper in 8 bits (E4M3): queries, keys, values and weights; results in 16. The matrix units
+// sum such products with about 13 bits of mantissa, over all listed keys; the sum of the weights is of float32.
 //
 // Values come channel by channel (plugins_trt/spec.py, NormRotate8): the matrix units take 8-bit operands along the
 // summed axis alone, and tokens lie in the order in which a thread's scores are weights of the second product.

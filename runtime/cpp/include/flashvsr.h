@@ -108,8 +108,8 @@ typedef struct flashvsr_model_options {
   const char *tensorrt_library;   /* path of libtensorrt_rtx or libnvinfer; NULL: $FLASHVSR_TENSORRT_LIBRARY, else the
                                      loader's search for the flavour that the engine set is for */
   const char *op_library;         /* path of this project's kernels: libflashvsr_ort.so for ONNX Runtime on a GPU (NULL:
-                                     attention runs many times slower, and log says so), libflashvsr_trt.so for engines
-                                     that do not carry them */
+                                     attention runs many times slower, and log says so; a float32 bundle takes more
+                                     memory), libflashvsr_trt.so for engines that do not carry them */
   const char *bundle;             /* of an engine set; NULL: where it was when the set was built */
   flashvsr_log log;               /* may be NULL */
   void *log_user;

@@ -48,7 +48,11 @@ std::unique_ptr<OrtMemory> OrtMemory::take(std::shared_ptr<const Ort> ort, int d
   }
   std::unique_ptr<OrtMemory> made(new OrtMemory(std::move(ort), device));  // ends what is taken, also where this throws
   std::string why;
-  if (!library.empty() && made->share_pool(library, why)) return made;
+  try {
+    if (!library.empty() && made->share_pool(library, why)) return made;
+  } catch (const Error& error) {
+    why = error.what();
+  }
   if (!why.empty()) say(FLASHVSR_LOG_INFO, library + " shares no memory (" + why + "): more is taken");
   made->share_arena();
   return made;

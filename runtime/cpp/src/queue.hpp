@@ -93,9 +93,9 @@ class Queue {
   virtual void from_device(const Rows& device, const Rows& host) = 0;
   virtual void to_device(const Frame& block, const Rows& host, const Rows& device) = 0;
 
-  // symbols: of the graph's shapes; every run will have those of contract::LASTING.
   // Gives the device what graphs that are gone have computed in.
   virtual void trim() {}
+  // symbols: of the graph's shapes; every run will have those of contract::LASTING.
   virtual std::shared_ptr<StepGraph> load(const std::string& path, const Graph& graph, const Symbols& symbols) = 0;
 
   const std::shared_ptr<Allocator>& frames() const { return frames_; }

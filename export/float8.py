@@ -1,7 +1,7 @@
 """A fused fp16 bundle to one whose DiT multiplies in float8 (E4M3): weights, their inputs, and the attention's queries,
 keys and values in 8 bits, sums in more: on Hopper about 13 bits of mantissa. The KV ring has half the size.
 
-Each matrix product has two scales: the weight's, of its largest number, and its input's, of the largest number that a
+Each matrix product has two scales: its weight's, of the largest number, and its input's, of the largest number that a
 calibration saw there (Micikevicius et al. 2022, "FP8 formats for deep learning"). Each attention has three, of what the
 calibration saw of its queries, keys and values. What is beyond them saturates.
 """
@@ -34,6 +34,7 @@ GRAPHS = ("dit_first", "dit")
 LARGEST = float(ml_dtypes.finfo(ml_dtypes.float8_e4m3fn).max)
 SMALLEST = 2.0**-14  # of what a scale is made of: an input that is always 0 has one too
 MULTIPLE = 16  # that both sides of a matrix must be of
+APART = 4  # numbers from one scale of a product to the next: cuBLASLt wants them 16 bytes apart
 EIGHTHS = {op.name: eighth.name for op, eighth in (
     (spec.LINEAR, spec.LINEAR8), (spec.LINEAR_GELU, spec.LINEAR_GELU8), (spec.LINEAR_ADD, spec.LINEAR_ADD8)
 )}  # fmt: skip
@@ -144,14 +145,14 @@ def _change(model: ir.Model, largest: Mapping[str, float], path: Path) -> int:
             raise BundleError(f"{path}: {name} was not calibrated", todo="calibrate this bundle itself")
         return largest[name]
 
-    changed = 0
-    for node in model.graph:
-        if node.domain == spec.DOMAIN and node.op_type in EIGHTHS:
-            changed += _change_product(model, node, seen)
-    if not changed:
+    products = [node for node in model.graph if _is_product(node) and _fits(node)]
+    if not products:
         raise BundleError(
             f"{path}: no product can be in float8", expected=f"matrices whose sides are multiples of {MULTIPLE}"
         )
+    for node in reversed(products):  # what makes the x of one gives float8 itself, if it can
+        _change_product(model, node, seen)
+    changed = len(products)
     for node in model.graph:
         if node.domain == spec.DOMAIN and node.op_type == spec.BLOCK_SPARSE_ATTENTION.name:
             changed += _change_attention(model, node, seen)
@@ -162,18 +163,58 @@ def _change(model: ir.Model, largest: Mapping[str, float], path: Path) -> int:
     return changed
 
 
-def _change_product(model: ir.Model, node: ir.Node, seen: Callable[[str], float]) -> int:
-    """1, or 0 for one whose matrix has other sides than multiples of 16: it stays."""
-    x, weight, bias, *residual = node.inputs
+def _is_product(node: ir.Node) -> bool:
+    return node.domain == spec.DOMAIN and node.op_type in EIGHTHS
+
+
+def _fits(node: ir.Node) -> bool:
+    """Whether both sides of its matrix are multiples of 16; and whether who takes its GELU takes float8."""
+    weight = node.inputs[1]
     if weight is None or weight.const_value is None:
         raise BundleError(f"product {node.name} has no constant weight", todo="export the bundle again")
-    tensor = weight.const_value
-    largest = seen(str(weight.name))
-    if any(side % MULTIPLE for side in tensor.shape.numpy()):
-        return 0
-    eighth, scales = _eighth(model, str(weight.name), tensor, largest)
-    _become(node, EIGHTHS[node.op_type], [x, eighth, bias, scales, *residual])
-    return 1
+    if any(side % MULTIPLE for side in weight.const_value.shape.numpy()):
+        return False
+    if node.op_type != spec.LINEAR_GELU.name:
+        return True
+    takers = [use.node for use in node.outputs[0].uses()]
+    return len(takers) == 1 and _is_product(takers[0]) and takers[0].inputs[0] is node.outputs[0] and _fits(takers[0])
+
+
+def _change_product(model: ir.Model, node: ir.Node, seen: Callable[[str], float]) -> None:
+    x, weight, bias, *residual = node.inputs
+    if x is None or weight is None or weight.const_value is None:
+        raise BundleError(f"product {node.name} has no x or no constant weight", todo="export the bundle again")
+    name = str(weight.name)
+    eighth, of_weight = _eighth(model, name, weight.const_value)
+    scales = [scale_of(seen(name)), of_weight]
+    if node.op_type == spec.LINEAR_GELU.name:
+        taker = next(iter(node.outputs[0].uses())).node.inputs[1]
+        taken = str(taker.name).removesuffix(".float8") if taker is not None else ""
+        scales.append(np.float32(1 / scale_of(seen(taken))))
+        node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT8E4M3FN)
+    apart = _initializer(model, f"{name}.scales", np.repeat(np.array(scales, np.float32)[:, None], APART, axis=1))
+    _become(node, EIGHTHS[node.op_type], [_in_float8(model, node, x, name, scales[0]), eighth, bias, apart, *residual])
+
+
+def _in_float8(model: ir.Model, node: ir.Node, x: ir.Value, name: str, unit: np.float32) -> ir.Value:
+    """x rounded: by the layer norm or the GELU that makes it, where nobody else takes it, else by a node of its own."""
+    maker = x.producer()
+    alone = len(list(x.uses())) == 1 and not x.is_graph_output()
+    if maker is not None and maker.domain == spec.DOMAIN and alone:
+        if maker.op_type == spec.LINEAR_GELU.name and _fits(maker):
+            return x  # becomes one of float8 in its turn
+        if maker.op_type == spec.LAYER_NORM.name:
+            _become(
+                maker, spec.LAYER_NORM8.name, [*maker.inputs, _initializer(model, f"{name}.unit", np.array([unit]))]
+            )
+            x.type = ir.TensorType(ir.DataType.FLOAT8E4M3FN)
+            return x
+    rounding = ir.node(
+        spec.TO_FLOAT8.name, [x, _initializer(model, f"{name}.unit", np.array([unit]))], domain=spec.DOMAIN
+    )
+    rounding.outputs[0].type, rounding.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT8E4M3FN), x.shape
+    model.graph.insert_before(node, rounding)
+    return rounding.outputs[0]
 
 
 def _change_attention(model: ir.Model, node: ir.Node, seen: Callable[[str], float]) -> int:
@@ -225,13 +266,12 @@ def _become(node: ir.Node, kind: str, inputs: list[ir.Value | None]) -> None:
         node.replace_input_with(index, value)
 
 
-def _eighth(model: ir.Model, name: str, tensor: ir.TensorProtocol, seen: float) -> tuple[ir.Value, ir.Value]:
-    """Initializers of a weight in float8 and of both scales."""
+def _eighth(model: ir.Model, name: str, tensor: ir.TensorProtocol) -> tuple[ir.Value, np.float32]:
+    """A weight in float8, and what a number of it stands for."""
     full = tensor.numpy().astype(np.float32)  # [N, K]
     scale = scale_of(float(np.abs(full).max()))
     rounded = (full / scale).clip(-LARGEST, LARGEST).astype(ml_dtypes.float8_e4m3fn)
-    scales = np.array([scale_of(seen), scale], np.float32)
-    return _initializer(model, f"{name}.float8", rounded), _initializer(model, f"{name}.scales", scales)
+    return _initializer(model, f"{name}.float8", rounded), scale
 
 
 def _initializer(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:

@@ -38,43 +38,6 @@ def LinearAdd(x, weight, bias, residual):
     return out
 
 
-# ONNX Runtime takes float8 inputs of a function only where an op of the standard reads them, not another function.
-
-
-@script(_domain, default_opset=op)
-def Rounded8(x, weight, bias, scales):
-    """Linear of x in units of scales[0], rounded to float8, and a float32 weight [N, K] in units of scales[1]."""
-    unit, weight_unit = op.Split(scales, axis=0, num_outputs=2)
-    eighth = op.Cast(op.Div(op.Cast(x, to=1), unit), to=17)
-    columns = op.Shape(weight, start=1, end=2)
-    rows = op.Reshape(op.Cast(eighth, to=1), op.Concat(op.Constant(value_ints=[-1]), columns, axis=0))
-    product = op.Mul(op.Gemm(rows, weight, transB=1), op.Mul(unit, weight_unit))
-    sums = op.CastLike(op.Add(product, op.Cast(bias, to=1)), x)
-    out = op.Reshape(sums, op.Concat(op.Shape(x, start=0, end=-1), op.Shape(bias), axis=0))
-    return out
-
-
-@script(_domain, default_opset=op)
-def Linear8(x, weight, bias, scales):
-    """Rounded8 of a float8 weight."""
-    out = Rounded8(x, op.Cast(weight, to=1), bias, scales)
-    return out
-
-
-@script(_domain, default_opset=op)
-def LinearGelu8(x, weight, bias, scales):
-    """GELU, tanh form, of Linear8."""
-    out = op.Gelu(Rounded8(x, op.Cast(weight, to=1), bias, scales), approximate="tanh")
-    return out
-
-
-@script(_domain, default_opset=op)
-def LinearAdd8(x, weight, bias, scales, residual):
-    """residual + Linear8."""
-    out = op.Add(residual, Rounded8(x, op.Cast(weight, to=1), bias, scales))
-    return out
-
-
 @script(_domain, default_opset=op)
 def Normalised(x, gain):
     """float32 x / sqrt(mean(x^2) + 1e-6) * gain over the last axis."""
@@ -108,38 +71,19 @@ def NormRotate(qkv, gain_q, gain_k, table):
 
 
 @script(_domain, default_opset=op)
-def NormRotate8(qkv, gain_q, gain_k, table, scales):
-    """The same in float8, in units of scales; v [..., heads*128, 128], its tokens in the order of plugins_trt.spec."""
-    q_in, k_in, v_in = op.Split(qkv, axis=-1, num_outputs=3)
-    q_unit, k_unit, v_unit = op.Split(scales, axis=0, num_outputs=3)
-    q = op.Cast(op.Div(Turned(q_in, gain_q, table), q_unit), to=17)
-    k = op.Cast(op.Div(Turned(k_in, gain_k, table), k_unit), to=17)
-    values = op.Div(op.Cast(v_in, to=1), v_unit)
-    lead = op.Shape(qkv, start=0, end=3)
-    # Token 16g + 8b + 2t + e becomes number 16g + 4t + 2b + e.
-    split = op.Reshape(values, op.Concat(lead, op.Constant(value_ints=[8, 2, 4, 2, -1]), axis=0))
-    turned = op.Transpose(split, perm=[0, 1, 2, 7, 3, 5, 4, 6])
-    v = op.Cast(op.Reshape(turned, op.Concat(lead, op.Constant(value_ints=[-1, 128]), axis=0)), to=17)
-    return q, k, v
-
-
-@script(_domain, default_opset=op)
-def TurnedBack(v, unit):
-    """float32 values [..., 128, heads*128] of the float32 numbers of a v of NormRotate8."""
-    lead = op.Shape(v, start=0, end=3)
-    split = op.Reshape(op.Mul(v, unit), op.Concat(lead, op.Constant(value_ints=[-1, 8, 4, 2, 2]), axis=0))
-    turned = op.Transpose(split, perm=[0, 1, 2, 4, 6, 5, 7, 3])
-    out = op.Reshape(turned, op.Concat(lead, op.Constant(value_ints=[128, -1]), axis=0))
+def Standardised(x):
+    """Mean 0 and variance 1 over the last axis, in float32."""
+    wide = op.Cast(x, to=1)
+    centred = op.Sub(wide, op.ReduceMean(wide, [-1]))
+    variance = op.ReduceMean(op.Mul(centred, centred), [-1])
+    out = op.Div(centred, op.Sqrt(op.Add(variance, op.Constant(value_float=1e-6))))
     return out
 
 
 @script(_domain, default_opset=op)
 def LayerNorm(x):
-    """Mean 0 and variance 1 over the last axis, in float32, in x's type."""
-    wide = op.Cast(x, to=1)
-    centred = op.Sub(wide, op.ReduceMean(wide, [-1]))
-    variance = op.ReduceMean(op.Mul(centred, centred), [-1])
-    out = op.CastLike(op.Div(centred, op.Sqrt(op.Add(variance, op.Constant(value_float=1e-6)))), x)
+    """Standardised x, in x's type."""
+    out = op.CastLike(Standardised(x), x)
     return out
 
 
@@ -323,8 +267,8 @@ def AdaptColours16(frames, lq, size):
 
 def functions() -> list[onnx.FunctionProto]:
     """The bodies, to be appended to a model that uses one of them; helpers first."""
-    linear = (Linear, LinearGelu, LinearAdd, Rounded8, Linear8, LinearGelu8, LinearAdd8)
-    attention = (Normalised, Turned, NormRotate, NormRotate8, TurnedBack, LayerNorm, PromptAttention)
+    linear = (Linear, LinearGelu, LinearAdd)
+    norms = (Normalised, Turned, NormRotate, Standardised, LayerNorm)
     convolutions = (
         Convolved,
         Convolve,
@@ -337,4 +281,5 @@ def functions() -> list[onnx.FunctionProto]:
     )
     projector = (Folded, FoldFrames, FoldPixels, NormSilu)
     colours = (AdaptedColours, AdaptColours, AdaptColours16)
-    return [function.to_function_proto() for function in (*linear, *attention, *convolutions, *projector, *colours)]
+    every = (*linear, *norms, PromptAttention, *convolutions, *projector, *colours)
+    return [function.to_function_proto() for function in every]

@@ -14,8 +14,8 @@ import onnx
 from onnxscript import BOOL, FLOAT, INT64, graph, script, values
 from onnxscript import opset20 as op
 
-from flashvsr_trt.export import onnx_fused
-from flashvsr_trt.export.onnx_fused import TurnedBack
+from flashvsr_trt.export import onnx_float8, onnx_fused
+from flashvsr_trt.export.onnx_float8 import TurnedBack
 from flashvsr_trt.plugins_trt.spec import BLOCK_SPARSE_ATTENTION, DOMAIN, OPSET, Op
 
 TYPES = ("tensor(float)", "tensor(float16)", "tensor(bfloat16)")
@@ -140,12 +140,8 @@ def functions(used: Collection[str] = (BLOCK_SPARSE_ATTENTION.name,)) -> list[on
     """The bodies of the ops of the domain that a model uses, and of those that they use."""
     attention = BlockSparseAttention.to_function_proto()
     attention.attribute.extend(PLUGIN)  # a function must declare every attribute that its nodes carry
-    bodies = (
-        BlockMask.to_function_proto(),
-        attention,
-        *onnx_fused.functions(),
-        BlockSparseAttention8.to_function_proto(),
-    )
+    bodies = [BlockMask.to_function_proto(), attention, *onnx_fused.functions(), *onnx_float8.functions()]
+    bodies.append(BlockSparseAttention8.to_function_proto())
     every = {body.name: body for body in bodies}
     wanted = set(used)
     for body in reversed(every.values()):  # each uses earlier ones only

@@ -14,8 +14,10 @@ Runtime on CUDA hold them (export option `fused`): TensorRT fuses such chains by
 are in float32, results are rounded once.
 
 - `Linear`: x weight^T + bias over the last axis; `LinearGelu`: its GELU, tanh form; `LinearAdd`: plus `residual`.
-- `Linear8`, `LinearGelu8`, `LinearAdd8`: the same of x divided by the first of `scales`, saturated and rounded to
-  float8 (E4M3 without infinities), and a weight in float8; the sum is multiplied by both of `scales` before the bias.
+- `ToFloat8`: x divided by `unit`, saturated and rounded to float8 (E4M3 without infinities).
+- `Linear8`, `LinearGelu8`, `LinearAdd8`: the same as without 8 of x and a weight in float8, which stand for as many of
+  the first and the second of `scales`. LinearGelu8 gives float8 itself: its GELU times the third, the inverse of what
+  a number of it stands for.
 - `NormRotate`: q, k, v = thirds of the last axis of qkv; q and k are divided by their root mean square over that axis
   (eps 1e-6), multiplied by `gain_q`, `gain_k`, and their interleaved pairs turned by the (cos, sin) of `table`.
 - `NormRotate8`: the same, each divided by its number of `scales`, saturated and rounded to float8. v is turned: channel
@@ -23,7 +25,8 @@ are in float32, results are rounded once.
   the order in which Hopper's matrix units take them.
 - `BlockSparseAttention8`: BlockSparseAttention of what NormRotate8 gives, times `scales`, in the type of `like`.
   Kernels round the weights to float8 too, relative to the row's largest.
-- `LayerNorm`: x less its mean, divided by the root of its variance plus 1e-6, over the last axis.
+- `LayerNorm`: x less its mean, divided by the root of its variance plus 1e-6, over the last axis; `LayerNorm8`: its
+  ToFloat8, rounded once.
 - `PromptAttention`: q, divided by its root mean square and multiplied by `gain`, attends to all keys k, by head.
 - `Convolve`: ReLU of a 3x3 convolution, channels last, zeros outside the picture, plus bias.
 - `ConvolvePast`: the same of x beside its own frame one earlier, `past` being what comes before the first.
@@ -89,10 +92,14 @@ LINEAR = Op(name="Linear", inputs=_LINEAR, outputs=(("out", "T"),), attributes=(
 LINEAR_GELU = Op(name="LinearGelu", inputs=_LINEAR, outputs=(("out", "T"),), attributes=())
 LINEAR_ADD = Op(name="LinearAdd", inputs=(*_LINEAR, ("residual", "T")), outputs=(("out", "T"),), attributes=())
 
-# x: [..., K]; K and N multiples of 16; scales: [2], what a number of x and one of weight stand for
-_LINEAR8 = (("x", "T"), ("weight", "float8"), ("bias", "T"), ("scales", "float"))
+# x, out: the same shape, a multiple of 16 numbers; unit: [1]
+TO_FLOAT8 = Op(name="ToFloat8", inputs=(("x", "T"), ("unit", "float")), outputs=(("out", "float8"),), attributes=())
+
+# x: [..., K]; K and N multiples of 16
+# scales: [2, 4], of LinearGelu8 [3, 4]: each four times, for cuBLASLt wants them 16 bytes apart
+_LINEAR8 = (("x", "float8"), ("weight", "float8"), ("bias", "T"), ("scales", "float"))
 LINEAR8 = Op(name="Linear8", inputs=_LINEAR8, outputs=(("out", "T"),), attributes=())
-LINEAR_GELU8 = Op(name="LinearGelu8", inputs=_LINEAR8, outputs=(("out", "T"),), attributes=())
+LINEAR_GELU8 = Op(name="LinearGelu8", inputs=_LINEAR8, outputs=(("out", "float8"),), attributes=())
 LINEAR_ADD8 = Op(name="LinearAdd8", inputs=(*_LINEAR8, ("residual", "T")), outputs=(("out", "T"),), attributes=())
 
 # qkv: [slabs, window rows, window columns, 128, 3 * heads * 128]; gains: [heads * 128]
@@ -126,6 +133,7 @@ BLOCK_SPARSE_ATTENTION8 = Op(
 
 # x, out: [..., C]; C a multiple of 8, at most 2048
 LAYER_NORM = Op(name="LayerNorm", inputs=(("x", "T"),), outputs=(("out", "T"),), attributes=())
+LAYER_NORM8 = Op(name="LayerNorm8", inputs=TO_FLOAT8.inputs, outputs=(("out", "float8"),), attributes=())
 
 # q, out: [slabs, window rows, window columns, 128, heads * 128]; gain: [heads * 128]; k, v: [n * 128, heads * 128]
 PROMPT_ATTENTION = Op(
@@ -173,6 +181,7 @@ FUSED_OPS = (
     LINEAR,
     LINEAR_GELU,
     LINEAR_ADD,
+    TO_FLOAT8,
     LINEAR8,
     LINEAR_GELU8,
     LINEAR_ADD8,
@@ -180,6 +189,7 @@ FUSED_OPS = (
     NORM_ROTATE8,
     BLOCK_SPARSE_ATTENTION8,
     LAYER_NORM,
+    LAYER_NORM8,
     PROMPT_ATTENTION,
     CONVOLVE,
     CONVOLVE_ADD,

@@ -126,7 +126,10 @@ def test_weights_and_scales(fp16, fp8, largest):
     for node in products:
         name = node.input[1].removesuffix(".float8")
         weight = numpy_helper.to_array(full[name]).astype(np.float32)
-        of_x, of_weight = numpy_helper.to_array(eighth[node.input[3]])
+        scales = numpy_helper.to_array(eighth[node.input[3]])
+        assert scales.shape == (3 if node.op_type == "LinearGelu8" else 2, 4)
+        assert (scales == scales[:, :1]).all()
+        of_x, of_weight = scales[:2, 0]
         assert of_weight == np.float32(np.abs(weight).max() / LARGEST)
         assert of_x == np.float32(largest[name] / LARGEST)
         assert eighth[node.input[1]].data_type == TensorProto.FLOAT8E4M3FN
@@ -169,6 +172,25 @@ def test_ring_has_half_the_size(fp16, fp8):
         for manifest in map(manifests.load, (fp16, fp8))
     )
     assert of8 * 2 == of16
+
+
+def test_who_rounds_the_inputs(fp8, largest):
+    """Layer norms and the GELU themselves; the attentions' results are rounded by nodes of their own."""
+    model, layers = onnx.load(fp8 / "dit.onnx"), manifests.load(fp8).sizes.layers
+    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    makers = {node.output[0]: node for node in model.graph.node}
+    seen = Counter()
+    for node in model.graph.node:
+        if node.op_type not in EIGHTHS.values():
+            continue
+        maker, name = makers[node.input[0]], node.input[1].removesuffix(".float8")
+        unit = np.float32(largest[name] / LARGEST)
+        if maker.op_type == "LinearGelu8":
+            assert constants[maker.input[3]][2, 0] == np.float32(1 / unit)
+        else:
+            assert constants[maker.input[1]].tolist() == [unit]
+        seen[maker.op_type] += 1
+    assert seen == {"LayerNorm8": 3 * layers, "LinearGelu8": layers, "ToFloat8": 2 * layers}
 
 
 def test_both_graphs_share_the_weights(fp8):

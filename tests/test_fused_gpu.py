@@ -82,9 +82,15 @@ def draw(op: spec.Op, shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str
             feed[name] = feed.get(name, np.zeros(0, np.float32)) * 80
         feed["slabs"], feed["topk"] = np.array([2, 0], np.float32), np.array(40, np.float32)
         feed = {name: feed[name] for name in shapes}
-    elif "scales" in feed:  # x within float8's normal numbers, some beyond 448; a weight of order one, in units of 1/N
-        feed["scales"] = np.array([3 / 448, 1 / np.sqrt(shapes["weight"][1])], np.float32)
-        feed["weight"] = random.standard_normal(shapes["weight"], dtype=np.float32)
+    elif (
+        "scales" in feed
+    ):  # x within float8's normal numbers; results of order one, those in float8 up to 448 and beyond
+        units = [3 / 448, 0.02 / np.sqrt(shapes["weight"][1]), 100][: shapes["scales"][0]]
+        feed["scales"] = np.repeat(np.array(units, np.float32)[:, None], 4, axis=1)
+        feed["x"] *= 150
+        feed["weight"] = random.standard_normal(shapes["weight"], dtype=np.float32) * 50
+    if "unit" in feed:
+        feed["unit"] = np.array([3 / 448], np.float32)
     if "table" in feed:
         angles = feed["table"][..., 0]
         feed["table"] = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
@@ -97,7 +103,7 @@ def draw(op: spec.Op, shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str
     return feed
 
 
-SCALES = {"scales": (2,)}
+SCALES = {"scales": (2, 4)}
 WINDOWS = (1, 2, 3, 128)  # slabs, rows, columns, tokens
 LINEAR = {"x": (*WINDOWS, DIM), "weight": (8960, DIM), "bias": (8960,)}
 TURNED = (*WINDOWS[:3], DIM, 128)
@@ -113,8 +119,9 @@ CASES = {
         {"x": (*WINDOWS, 8960), "weight": (DIM, 8960), "bias": (DIM,), "residual": (*WINDOWS, DIM)},
         {},
     ),
+    "ToFloat8": (spec.TO_FLOAT8, {"x": (*WINDOWS, DIM), "unit": (1,)}, {}),
     "Linear8": (spec.LINEAR8, LINEAR | SCALES, {}),
-    "LinearGelu8": (spec.LINEAR_GELU8, LINEAR | SCALES, {}),
+    "LinearGelu8": (spec.LINEAR_GELU8, LINEAR | {"scales": (3, 4)}, {}),
     "LinearAdd8": (
         spec.LINEAR_ADD8,
         {"x": (*WINDOWS, 8960), "weight": (DIM, 8960), "bias": (DIM,), "residual": (*WINDOWS, DIM)} | SCALES,
@@ -136,6 +143,7 @@ CASES = {
         {"heads": HEADS, "local_range": 11},
     ),
     "LayerNorm": (spec.LAYER_NORM, {"x": (*WINDOWS, DIM)}, {}),
+    "LayerNorm8": (spec.LAYER_NORM8, {"x": (*WINDOWS, DIM), "unit": (1,)}, {}),
     "PromptAttention": (
         spec.PROMPT_ATTENTION,
         {"q": (*WINDOWS, DIM), "gain": (DIM,), "k": (512, DIM), "v": (512, DIM)},

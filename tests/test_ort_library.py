@@ -136,6 +136,7 @@ def test_choice_of_kernels(folder):
     fast |= {"norm_rotate", "norm_rows", "layer_norm", "norm_silu", "to_float8", "list_all", "fold_frames"}
     fast |= {
         "window_means8",
+        "layer_norm8",
         "norm_rotate8",
         "turn_values8",
         "fold_pixels",

@@ -179,7 +179,13 @@ CUDA_KERNELS = (
     CudaKernel(
         source="float8.cu",
         name="to_float8",
-        arguments=_arguments("x:*T scales:*fp32 out:*u8 apart:*fp32 vectors:i32"),
+        arguments=_arguments("x:*T unit:*fp32 out:*u8 vectors:i32"),
+        threads=256,
+    ),
+    CudaKernel(
+        source="float8.cu",
+        name="layer_norm8",
+        arguments=_arguments("x:*T unit:*fp32 out:*u8 tokens:i32 dim:i32"),
         threads=256,
     ),
     CudaKernel(

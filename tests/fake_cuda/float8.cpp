@@ -9,9 +9,12 @@
 #include "float8.cu"
 
 #define HOST_FLOAT8(element)                                                                                           \
-  extern "C" void run_to_float8_##element(const uint4* x, const float* scales, uint4* out, float* apart, int vectors) { \
-    host::run((vectors + kThreads - 1) / kThreads, 1, kThreads,                                                        \
-              [=] { to_float8_##element(x, scales, out, apart, vectors); });                                           \
+  extern "C" void run_to_float8_##element(const uint4* x, const float* unit, uint4* out, int vectors) {                \
+    host::run((vectors + kThreads - 1) / kThreads, 1, kThreads, [=] { to_float8_##element(x, unit, out, vectors); });  \
+  }                                                                                                                    \
+  extern "C" void run_layer_norm8_##element(const uint4* x, const float* unit, uint2* out, int tokens, int dim) {      \
+    host::run((tokens + kWarps - 1) / kWarps, 1, kThreads,                                                             \
+              [=] { layer_norm8_##element(x, unit, out, tokens, dim); });                                              \
   }                                                                                                                    \
   extern "C" void run_norm_rotate8_##element(const uint4* qkv, const float4* gain_q, const float4* gain_k,             \
                                              const float4* table, const float* scales, uint2* q, uint2* k, uint4* v,   \

@@ -51,14 +51,17 @@ int cublasLtMatmul(void* handle, void* at, const float* alpha, const void* a, vo
   const Operation* op = at;
   const Layout *of_a = a_layout, *of_b = b_layout, *of_c = c_layout, *of_d = d_layout;
   (void)handle; (void)algorithm; (void)stream;
-  if (!a || !b || !c || !d || !workspace || !bytes || *alpha != 1.0f || of_c->type != of_d->type) return 7;
+  if (!a || !b || !c || !d || !workspace || !bytes || *alpha != 1.0f) return 7;
+  if (of_c->rows != of_d->rows || of_c->columns != of_d->columns || of_c->leading != of_d->leading) return 7;
   if (op->compute != 68 || op->scale != 0 || op->set[3] != 1 || !op->set[8]) return 7;  // float32, A transposed, a bias
   if (of_a->leading != (int64_t)of_a->rows || of_b->rows != of_a->rows || of_d->rows != of_a->columns) return 7;
   FILE* log = fopen(getenv("FAKE_CUDA_LOG"), "a");
-  fprintf(log, "matmul %s weight, %s x, %s out, %lux%lux%lu, epilogue %d, plus %g", name_of(of_a->type),
-          name_of(of_b->type), name_of(of_d->type), of_b->columns, of_a->columns, of_a->rows, (int)op->set[7], *beta);
-  // How far the scale of the weight lies behind that of x.
+  fprintf(log, "matmul %s weight, %s x, %s residual, %s out, %lux%lux%lu, epilogue %d, plus %g", name_of(of_a->type),
+          name_of(of_b->type), name_of(of_c->type), name_of(of_d->type), of_b->columns, of_a->columns, of_a->rows,
+          (int)op->set[7], *beta);
+  // How far the scales of the weight and of the result lie behind that of x.
   if (op->has[17] && op->has[18]) fprintf(log, ", scales %ld", (long)(op->set[17] - op->set[18]));
+  if (op->has[20]) fprintf(log, ", %ld", (long)(op->set[20] - op->set[18]));
   if (op->has[25] == 1 && op->set[25] == 1) fprintf(log, ", fast");
   fprintf(log, "\n");
   return fclose(log);

@@ -12,7 +12,7 @@ namespace {
 // cublasLt.h is in no package that the rest needs: its types are opaque, and these are its numbers.
 constexpr int kFloat32 = 0, kFloat16 = 2, kBFloat16 = 14, kFloat8 = 28;  // cudaDataType; the last E4M3
 constexpr int kComputeFloat32 = 68;                        // cublasComputeType_t
-enum Attribute { kTransposeA = 3, kEpilogue = 7, kBiasPointer = 8, kScaleA = 17, kScaleB = 18, kFastSums = 25 };
+enum Attribute { kTransposeA = 3, kEpilogue = 7, kBiasPointer = 8, kScaleA = 17, kScaleB = 18, kScaleD = 20, kFastSums = 25 };
 constexpr int kTransposed = 1;  // cublasOperation_t
 constexpr int kEpilogueBias = 4, kEpilogueGeluBias = 36;
 constexpr int kMaxWorkspace = 1;  // cublasLtMatmulPreferenceAttributes_t
@@ -111,12 +111,13 @@ Linear::Linear(int device, Element element, Epilogue epilogue, bool float8)
 }
 
 Linear::~Linear() {
-  const Library& lt = library();
-  for (auto& [rows, plan] : plans_) {
-    if (plan.operation != nullptr) lt.operation_destroy(plan.operation);
-    for (void* layout : {plan.weight, plan.x, plan.out}) {
-      if (layout != nullptr) lt.layout_destroy(layout);
-    }
+  for (auto& [rows, plan] : plans_) destroy(plan);
+}
+
+void Linear::destroy(Plan& plan) {
+  if (plan.operation != nullptr) library().operation_destroy(plan.operation);
+  for (void* layout : {plan.weight, plan.x, plan.residual, plan.out}) {
+    if (layout != nullptr) library().layout_destroy(layout);
   }
 }
 
@@ -124,6 +125,7 @@ Linear::~Linear() {
 void Linear::make(Plan& plan, const Product& product) const {
   const Library& lt = library();
   const int type = type_of(element_), factor = float8_ ? kFloat8 : type;
+  const int result = float8_ && epilogue_ == Epilogue::kGelu ? kFloat8 : type;
   const int epilogue = epilogue_ == Epilogue::kGelu ? kEpilogueGeluBias : kEpilogueBias;
   if (float8_ && (product.inner % kAlign8 != 0 || product.columns % kAlign8 != 0)) {
     throw std::runtime_error("a weight of " + std::to_string(product.columns) + " x " + std::to_string(product.inner) +
@@ -141,7 +143,8 @@ void Linear::make(Plan& plan, const Product& product) const {
   }
   check(lt.layout_create(&plan.weight, factor, product.inner, product.columns, product.inner), "layout of the weight");
   check(lt.layout_create(&plan.x, factor, product.inner, product.rows, product.inner), "layout of x");
-  check(lt.layout_create(&plan.out, type, product.columns, product.rows, product.columns), "layout of the result");
+  check(lt.layout_create(&plan.residual, type, product.columns, product.rows, product.columns), "layout of the residual");
+  check(lt.layout_create(&plan.out, result, product.columns, product.rows, product.columns), "layout of the result");
   void* preference = nullptr;
   check(lt.preference_create(&preference), "cublasLtMatmulPreferenceCreate");
   const std::size_t workspace = kWorkspace;
@@ -149,7 +152,7 @@ void Linear::make(Plan& plan, const Product& product) const {
   int count = 0;
   int status = lt.preference_set(preference, kMaxWorkspace, &workspace, sizeof(workspace));
   if (status == 0) {
-    status = lt.heuristic(handle_, plan.operation, plan.weight, plan.x, plan.out, plan.out, preference, 1,
+    status = lt.heuristic(handle_, plan.operation, plan.weight, plan.x, plan.residual, plan.out, preference, 1,
                           &best, &count);
   }
   lt.preference_destroy(preference);
@@ -167,6 +170,9 @@ void Linear::set_scales(const Plan& plan, const Product& product) const {
   const float *of_x = product.scales, *of_weight = product.scales + 4;
   check(library().operation_set(plan.operation, kScaleA, &of_weight, sizeof(of_weight)), "the weight's scale");
   check(library().operation_set(plan.operation, kScaleB, &of_x, sizeof(of_x)), "the scale of x");
+  if (epilogue_ != Epilogue::kGelu) return;
+  const float* of_out = product.scales + 8;
+  check(library().operation_set(plan.operation, kScaleD, &of_out, sizeof(of_out)), "the result's scale");
 }
 
 Linear::Plan& Linear::plan(const Product& product) {
@@ -176,10 +182,7 @@ Linear::Plan& Linear::plan(const Product& product) {
   try {
     make(made, product);
   } catch (...) {
-    if (made.operation != nullptr) library().operation_destroy(made.operation);
-    for (void* layout : {made.weight, made.x, made.out}) {
-      if (layout != nullptr) library().layout_destroy(layout);
-    }
+    destroy(made);
     plans_.erase(product.rows);
     throw;
   }
@@ -195,7 +198,7 @@ void Linear::enqueue(const Product& product, void* workspace, CUstream stream) {
   const bool adds = epilogue_ == Epilogue::kAdd;
   const float one = 1.0f, share = adds ? 1.0f : 0.0f;
   check(lt.matmul(handle_, plan.operation, &one, product.weight, plan.weight, product.x, plan.x, &share,
-                  adds ? product.residual : product.out, plan.out, product.out, plan.out, plan.algorithm.data,
+                  adds ? product.residual : product.out, plan.residual, product.out, plan.out, plan.algorithm.data,
                   workspace, kWorkspace, stream),
         "cublasLtMatmul");
 }

@@ -21,7 +21,8 @@ struct Product {
   const void *x, *weight, *bias, *residual;  // residual: only with kAdd
   void* out;
   std::int64_t rows, columns, inner;
-  // float8 only, on the device, 16 bytes apart: what a number of x and one of the weight stand for.
+  // float8 only, on the device, 16 bytes apart: what a number of x and one of the weight stand for, and with kGelu the
+  // inverse of what one of out does.
   const float* scales = nullptr;
 };
 
@@ -34,7 +35,7 @@ class Linear {
   // Whether a cuBLASLt is in this process or on the loader's path.
   static bool available();
 
-  // float8: x and weight are E4M3, inner and columns multiples of 16; all else is of `element`.
+  // float8: x, weight, and with kGelu out, are E4M3, inner and columns multiples of 16; all else is of `element`.
   Linear(int device, Element element, Epilogue epilogue, bool float8 = false);
   ~Linear();
   Linear(const Linear&) = delete;
@@ -47,10 +48,11 @@ class Linear {
     std::uint64_t data[8];
   };
   struct Plan {
-    void *operation = nullptr, *weight = nullptr, *x = nullptr, *out = nullptr;
+    void *operation = nullptr, *weight = nullptr, *x = nullptr, *residual = nullptr, *out = nullptr;
     Algorithm algorithm{};
   };
 
+  static void destroy(Plan& plan);
   Plan& plan(const Product& product);
   void make(Plan& plan, const Product& product) const;
   void set_scales(const Plan& plan, const Product& product) const;

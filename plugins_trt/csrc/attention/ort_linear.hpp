@@ -17,9 +17,7 @@ template <Epilogue kEpilogue, bool kEighth = false>
 class LinearNode : public Node {
  public:
   LinearNode(const OrtApi& api, const OrtKernelInfo* info, Element element)
-      : Node(api, info), linear_(device(), element, kEpilogue, kEighth) {
-    if (kEighth) kernels_ = shared_kernels<Fused>(device(), element);
-  }
+      : Node(api, info), linear_(device(), element, kEpilogue, kEighth) {}
 
   void compute(const Call& call) override {
     const Shape x = call.shape(0), weight = call.shape(1), bias = call.shape(2);
@@ -34,31 +32,35 @@ class LinearNode : public Node {
     }
     Product product{call.input(0), call.input(1), call.input(2), kAdds ? call.input(kResidual) : nullptr,
                     call.output(0, out), flashvsr::product(x) / x.back(), weight[0], weight[1]};
-    const Workspace eighth = kEighth ? to_float8(call, product) : nullptr;
+    if (kEighth) {
+      constexpr int kRows = kEpilogue == Epilogue::kGelu ? 3 : 2;
+      demand(call.shape(3) == Shape{kRows, 4}, "scales is " + text(call.shape(3)));
+      product.scales = static_cast<const float*>(call.input(3));
+    }
     const Workspace memory = workspace(Linear::kWorkspace);
     linear_.enqueue(product, memory.get(), call.stream());
   }
 
  private:
-  // x in 8 bits and the scales, in the memory returned.
-  Workspace to_float8(const Call& call, Product& product) const {
-    demand(call.shape(3) == Shape{2}, "scales is " + text(call.shape(3)));
-    const std::int64_t vectors = product.rows * product.inner / kNumbers;
-    demand(product.inner % kNumbers == 0 && vectors <= std::numeric_limits<std::int32_t>::max(),
-           "x is " + text(call.shape(0)));
-    const std::size_t bytes = static_cast<std::size_t>(vectors * kNumbers);
-    Workspace eighth = workspace(bytes + kScales);
-    void* scales = static_cast<char*>(eighth.get()) + bytes;
+  Linear linear_;
+};
+
+class ToFloat8Node : public Node {
+ public:
+  ToFloat8Node(const OrtApi& api, const OrtKernelInfo* info, Element element)
+      : Node(api, info), kernels_(shared_kernels<Fused>(device(), element)) {}
+
+  void compute(const Call& call) override {
+    const Shape x = call.shape(0);
+    const std::int64_t vectors = product(x) / kNumbers;
+    demand(product(x) % kNumbers == 0 && vectors <= std::numeric_limits<std::int32_t>::max(), "x is " + text(x));
+    demand(call.shape(1) == Shape{1}, "unit is " + text(call.shape(1)));
     kernels_->launch("to_float8", static_cast<unsigned>((vectors + kThreads - 1) / kThreads), 1,
-                     {{product.x, call.input(3), eighth.get(), scales}, {int(vectors)}}, call.stream());
-    product.x = eighth.get();
-    product.scales = static_cast<const float*>(scales);
-    return eighth;
+                     {{call.input(0), call.input(1), call.output(0, x)}, {int(vectors)}}, call.stream());
   }
 
+ private:
   static constexpr std::int64_t kNumbers = 16, kThreads = 256;  // see csrc/kernels/float8.cu
-  static constexpr std::size_t kScales = 32;
-  Linear linear_;
   std::shared_ptr<const Fused> kernels_;
 };
 

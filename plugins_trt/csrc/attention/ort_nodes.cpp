@@ -16,8 +16,15 @@ namespace {
 constexpr int kMostBlocks = 65535;  // along a grid's second axis
 constexpr char kAdapt8[] = "adapt_colours", kAdapt16[] = "adapt_colours16";
 
-// LayerNorm, or NormSilu if kSilu.
-template <bool kSilu>
+// The kernel's name, the longest rows, and how many inputs follow x.
+struct Norm {
+  const char* kernel;
+  int most, more;
+};
+constexpr Norm kPlainNorm{"layer_norm", kMostChannels, 0}, kNorm8{"layer_norm8", kMostChannels, 1},
+    kSiluNorm{"norm_silu", 3072, 1};
+
+template <const Norm& kNorm>
 class NormNode : public Node {
  public:
   NormNode(const OrtApi& api, const OrtKernelInfo* info, Element element)
@@ -25,14 +32,16 @@ class NormNode : public Node {
 
   void compute(const Call& call) override {
     const Shape x = call.shape(0);
-    constexpr int kMost = kSilu ? 3072 : kMostChannels;
-    demand(!x.empty() && x.back() % kVector == 0 && 0 < x.back() && x.back() <= kMost, "x is " + text(x));
-    if (kSilu) demand(call.shape(1) == Shape{x.back()}, "x is " + text(x) + ", gain " + text(call.shape(1)));
+    demand(!x.empty() && x.back() % kVector == 0 && 0 < x.back() && x.back() <= kNorm.most, "x is " + text(x));
     const std::int64_t tokens = product(x) / x.back();
     Arguments arguments{{call.input(0)}, {int(tokens), int(x.back())}};
-    if (kSilu) arguments.pointers.push_back(call.input(1));
+    if (kNorm.more != 0) {
+      const Shape more = call.shape(1), expected{&kNorm == &kSiluNorm ? x.back() : 1};
+      demand(more == expected, "x is " + text(x) + ", the other input " + text(more));
+      arguments.pointers.push_back(call.input(1));
+    }
     arguments.pointers.push_back(call.output(0, x));
-    kernels_->launch(kSilu ? "norm_silu" : "layer_norm", blocks_of_rows(tokens), 1, arguments, call.stream());
+    kernels_->launch(kNorm.kernel, blocks_of_rows(tokens), 1, arguments, call.stream());
   }
 
  private:
@@ -189,30 +198,30 @@ bool always() { return true; }
 // Without nvcc only the attention was compiled.
 bool has_fused() { return is_embedded("norm_rotate"); }
 
-bool can_multiply_eighths() { return Linear::available() && is_embedded("to_float8"); }
-
-bool can_attend_eighths() { return is_embedded("norm_rotate8"); }
+bool can_make_eighths() { return is_embedded("to_float8"); }
 
 }  // namespace
 
 bool can_run_float8(int compute_capability) {
-  return can_multiply_eighths() && can_attend_eighths() &&
+  return Linear::available() && can_make_eighths() &&
          is_embedded("block_sparse_attention8", embedded_architecture(compute_capability));
 }
 
 const std::vector<NodeKind>& node_kinds() {
   static const std::vector<NodeKind> kinds{
       {&spec::kBlockSparseAttention, make<AttentionNode<false>>, always},
-      {&spec::kBlockSparseAttention8, make<AttentionNode<true>>, can_attend_eighths},
+      {&spec::kBlockSparseAttention8, make<AttentionNode<true>>, can_make_eighths},
       {&spec::kLinear, make<LinearNode<Epilogue::kBias>>, Linear::available},
       {&spec::kLinearGelu, make<LinearNode<Epilogue::kGelu>>, Linear::available},
       {&spec::kLinearAdd, make<LinearNode<Epilogue::kAdd>>, Linear::available},
-      {&spec::kLinear8, make<LinearNode<Epilogue::kBias, true>>, can_multiply_eighths},
-      {&spec::kLinearGelu8, make<LinearNode<Epilogue::kGelu, true>>, can_multiply_eighths},
-      {&spec::kLinearAdd8, make<LinearNode<Epilogue::kAdd, true>>, can_multiply_eighths},
+      {&spec::kToFloat8, make<ToFloat8Node>, can_make_eighths},
+      {&spec::kLinear8, make<LinearNode<Epilogue::kBias, true>>, Linear::available},
+      {&spec::kLinearGelu8, make<LinearNode<Epilogue::kGelu, true>>, Linear::available},
+      {&spec::kLinearAdd8, make<LinearNode<Epilogue::kAdd, true>>, Linear::available},
       {&spec::kNormRotate, make<NormRotateNode<false>>, has_fused},
-      {&spec::kNormRotate8, make<NormRotateNode<true>>, can_attend_eighths},
-      {&spec::kLayerNorm, make<NormNode<false>>, has_fused},
+      {&spec::kNormRotate8, make<NormRotateNode<true>>, can_make_eighths},
+      {&spec::kLayerNorm, make<NormNode<kPlainNorm>>, has_fused},
+      {&spec::kLayerNorm8, make<NormNode<kNorm8>>, can_make_eighths},
       {&spec::kPromptAttention, make<PromptAttentionNode>, has_fused},
       {&spec::kConvolve, make<ConvolveNode<Form::kPlain>>, can_convolve},
       {&spec::kConvolveAdd, make<ConvolveNode<Form::kAdd>>, can_convolve},
@@ -223,7 +232,7 @@ const std::vector<NodeKind>& node_kinds() {
       {&spec::kLastPlanes, make<LastPlanesNode>, has_fused},
       {&spec::kFoldFrames, make<FoldNode<false>>, has_fused},
       {&spec::kFoldPixels, make<FoldNode<true>>, has_fused},
-      {&spec::kNormSilu, make<NormNode<true>>, has_fused},
+      {&spec::kNormSilu, make<NormNode<kSiluNorm>>, has_fused},
       {&spec::kAdaptColours, make<AdaptColoursNode<kAdapt8>>, has_fused},
       {&spec::kAdaptColours16, make<AdaptColoursNode<kAdapt16>>, has_fused},
   };

@@ -1,4 +1,5 @@
-// 16-bit numbers to 8 bits (E4M3) for the matrix products and the attention of plugins_trt/spec.py: Linear8, NormRotate8.
+// 16-bit numbers to 8 bits (E4M3) for the matrix products and the attention of plugins_trt/spec.py: ToFloat8,
+// LayerNorm8, NormRotate8.
 
 #include "rows.cuh"
 
@@ -12,24 +13,37 @@ using namespace rows;
 
 constexpr int kNumbers = 16;  // a thread of to_float8: two 16-byte loads, one store
 
-// Vector i of x, divided by scales[0]. Both scales also go where cuBLASLt can read them, 16 bytes apart.
-// Grid (vectors / 256 rounded up).
+// Vector i of x, divided by unit[0]. Grid (vectors / 256 rounded up).
 template <class T>
-__device__ __forceinline__ void to_float8(const uint4* x, const float* scales, uint4* out, float* apart, int vectors) {
+__device__ __forceinline__ void to_float8(const uint4* x, const float* unit, uint4* out, int vectors) {
   const int at = blockIdx.x * kThreads + threadIdx.x;
-  if (at < 2) apart[4 * at] = scales[at];
   if (at >= vectors) return;
   const uint4 halves[2] = {__ldg(x + 2 * static_cast<int64_t>(at)), __ldg(x + 2 * static_cast<int64_t>(at) + 1)};
   const auto* pairs = reinterpret_cast<const typename T::Pair*>(halves);
-  const float unit = __ldg(scales);
+  const float divisor = __ldg(unit);
   uint4 packed;
   auto* eighths = reinterpret_cast<Eighth::Pair*>(&packed);
 #pragma unroll
   for (int i = 0; i < kNumbers / 2; ++i) {
     const float2 two = T::widen(pairs[i]);
-    eighths[i] = Eighth::narrow(make_float2(two.x / unit, two.y / unit));
+    eighths[i] = Eighth::narrow(make_float2(two.x / divisor, two.y / divisor));
   }
   out[at] = packed;
+}
+
+// As layer_norm of fused.cu, divided by unit[0]. Grid (tokens / 8 rounded up).
+template <class T>
+__device__ __forceinline__ void layer_norm8(const uint4* x, const float* unit, uint2* out, int tokens, int dim) {
+  const int64_t token = token_of_warp();
+  if (token >= tokens) return;
+  const int count = dim / kVector;
+  Row<T> row;
+  row.load(x + token * count, count);
+  const float mean = row.template sum<1>() / dim;
+  const float factor = rsqrtf(row.template sum<2>(mean, count) / dim + kEps) / __ldg(unit);
+  row.template store<Eighth>(out + token * count, count, [=](int, float4 x) {
+    return make_float4((x.x - mean) * factor, (x.y - mean) * factor, (x.z - mean) * factor, (x.w - mean) * factor);
+  });
 }
 
 // q and k of NormRotate8. Warps of block row y: 0 makes q, 1 makes k. Grid (tokens / 8 rounded up, 2).
@@ -95,8 +109,12 @@ __device__ __forceinline__ void turn_values8(const uint4* qkv, const float* scal
 
 #define FLASHVSR_FLOAT8(element, type)                                                                                 \
   extern "C" __global__ void __launch_bounds__(kThreads)                                                               \
-      to_float8_##element(const uint4* x, const float* scales, uint4* out, float* apart, int vectors) {               \
-    to_float8<type>(x, scales, out, apart, vectors);                                                                   \
+      to_float8_##element(const uint4* x, const float* unit, uint4* out, int vectors) {                                \
+    to_float8<type>(x, unit, out, vectors);                                                                            \
+  }                                                                                                                    \
+  extern "C" __global__ void __launch_bounds__(kThreads, 3)                                                            \
+      layer_norm8_##element(const uint4* x, const float* unit, uint2* out, int tokens, int dim) {                      \
+    layer_norm8<type>(x, unit, out, tokens, dim);                                                                      \
   }                                                                                                                    \
   extern "C" __global__ void __launch_bounds__(kThreads, 3)                                                            \
       norm_rotate8_##element(const uint4* qkv, const float4* gain_q, const float4* gain_k, const float4* table,        \

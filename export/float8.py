@@ -8,7 +8,7 @@ calibration saw of its queries, keys and values. What is beyond them saturates.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,7 +151,7 @@ def _change(model: ir.Model, largest: Mapping[str, float], path: Path) -> int:
             f"{path}: no product can be in float8", expected=f"matrices whose sides are multiples of {MULTIPLE}"
         )
     for node in reversed(products):  # what makes the x of one gives float8 itself, if it can
-        _change_product(model, node, seen)
+        _change_product(model, node, seen, products)
     changed = len(products)
     for node in model.graph:
         if node.domain == spec.DOMAIN and node.op_type == spec.BLOCK_SPARSE_ATTENTION.name:
@@ -177,31 +177,38 @@ def _fits(node: ir.Node) -> bool:
     if node.op_type != spec.LINEAR_GELU.name:
         return True
     takers = [use.node for use in node.outputs[0].uses()]
-    return len(takers) == 1 and _is_product(takers[0]) and takers[0].inputs[0] is node.outputs[0] and _fits(takers[0])
+    if node.outputs[0].is_graph_output() or len(takers) != 1:
+        return False
+    return _is_product(takers[0]) and takers[0].inputs[0] is node.outputs[0] and _fits(takers[0])
 
 
-def _change_product(model: ir.Model, node: ir.Node, seen: Callable[[str], float]) -> None:
+def _change_product(model: ir.Model, node: ir.Node, seen: Callable[[str], float], chosen: Collection[ir.Node]) -> None:
     x, weight, bias, *residual = node.inputs
     if x is None or weight is None or weight.const_value is None:
         raise BundleError(f"product {node.name} has no x or no constant weight", todo="export the bundle again")
     name = str(weight.name)
     eighth, of_weight = _eighth(model, name, weight.const_value)
-    scales = [scale_of(seen(name)), of_weight]
+    unit = scale_of(seen(name))
+    scales = [[unit] * APART, [of_weight] * APART]
     if node.op_type == spec.LINEAR_GELU.name:
         taker = next(iter(node.outputs[0].uses())).node.inputs[1]
         taken = str(taker.name).removesuffix(".float8") if taker is not None else ""
-        scales.append(np.float32(1 / scale_of(seen(taken))))
+        scales.append([np.float32(1 / scale_of(seen(taken))), *[scale_of(seen(taken))] * (APART - 1)])
         node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT8E4M3FN)
-    apart = _initializer(model, f"{name}.scales", np.repeat(np.array(scales, np.float32)[:, None], APART, axis=1))
-    _become(node, EIGHTHS[node.op_type], [_in_float8(model, node, x, name, scales[0]), eighth, bias, apart, *residual])
+    apart = _initializer(model, f"{name}.scales", np.array(scales, np.float32))
+    _become(
+        node, EIGHTHS[node.op_type], [_in_float8(model, node, x, name, unit, chosen), eighth, bias, apart, *residual]
+    )
 
 
-def _in_float8(model: ir.Model, node: ir.Node, x: ir.Value, name: str, unit: np.float32) -> ir.Value:
+def _in_float8(
+    model: ir.Model, node: ir.Node, x: ir.Value, name: str, unit: np.float32, chosen: Collection[ir.Node]
+) -> ir.Value:
     """x rounded: by the layer norm or the GELU that makes it, where nobody else takes it, else by a node of its own."""
     maker = x.producer()
     alone = len(list(x.uses())) == 1 and not x.is_graph_output()
     if maker is not None and maker.domain == spec.DOMAIN and alone:
-        if maker.op_type == spec.LINEAR_GELU.name and _fits(maker):
+        if maker.op_type == spec.LINEAR_GELU.name and maker in chosen:
             return x  # becomes one of float8 in its turn
         if maker.op_type == spec.LAYER_NORM.name:
             _become(

@@ -96,7 +96,8 @@ LINEAR_ADD = Op(name="LinearAdd", inputs=(*_LINEAR, ("residual", "T")), outputs=
 TO_FLOAT8 = Op(name="ToFloat8", inputs=(("x", "T"), ("unit", "float")), outputs=(("out", "float8"),), attributes=())
 
 # x: [..., K]; K and N multiples of 16
-# scales: [2, 4], of LinearGelu8 [3, 4]: each four times, for cuBLASLt wants them 16 bytes apart
+# scales: [2, 4], of LinearGelu8 [3, 4], each first in its row, for cuBLASLt wants them 16 bytes apart; the third row
+# goes on with what a number of the result stands for, of which its first is the inverse
 _LINEAR8 = (("x", "float8"), ("weight", "float8"), ("bias", "T"), ("scales", "float"))
 LINEAR8 = Op(name="Linear8", inputs=_LINEAR8, outputs=(("out", "T"),), attributes=())
 LINEAR_GELU8 = Op(name="LinearGelu8", inputs=_LINEAR8, outputs=(("out", "float8"),), attributes=())

@@ -38,6 +38,7 @@ TYPES = {
 TOLERANCES = {"float16": 1e-3, "bfloat16": 8e-3}
 FLOAT8 = 4e-3  # beside those: Hopper's fast sums of float8 products keep about 13 bits of mantissa
 WEIGHTS8 = 0.05  # the attention's weights in float8
+TWICE8 = 0.01  # beside those: a result on the edge between two numbers of float8 falls on either side
 DIM, HEADS = 1536, 12
 
 
@@ -87,6 +88,7 @@ def draw(op: spec.Op, shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str
     ):  # x within float8's normal numbers; results of order one, those in float8 up to 448 and beyond
         units = [3 / 448, 0.02 / np.sqrt(shapes["weight"][1]), 100][: shapes["scales"][0]]
         feed["scales"] = np.repeat(np.array(units, np.float32)[:, None], 4, axis=1)
+        feed["scales"][2:, 1:] **= -1
         feed["x"] *= 150
         feed["weight"] = random.standard_normal(shapes["weight"], dtype=np.float32) * 50
     if "unit" in feed:
@@ -182,9 +184,9 @@ def test_op(case, element):
     on_gpu = ort.InferenceSession(model(op, shapes, element, attributes), options, providers=cuda)
     on_cpu = ort.InferenceSession(model(op, shapes, "float32", attributes), providers=["CPUExecutionProvider"])
     kinds = dict(op.inputs)
-    tolerance = (
-        TOLERANCES[element] + FLOAT8 * ("float8" in kinds.values()) + WEIGHTS8 * ("like" in kinds and "q" in kinds)
-    )
+    eighths = [kinds.get("x") == "float8", op.outputs[0][1] == "float8"]
+    tolerance = TOLERANCES[element] + FLOAT8 * ("float8" in kinds.values())
+    tolerance += WEIGHTS8 * (op is spec.BLOCK_SPARSE_ATTENTION8) + TWICE8 * all(eighths)
     for seed in range(3):
         feed = draw(op, shapes, seed)
         same = {name: rounded(x, element) if kinds[name] == "T" else x for name, x in feed.items()}

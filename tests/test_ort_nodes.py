@@ -239,3 +239,14 @@ def test_product(results, case, element):
     factor = "e4m3" if "8" in case else short
     result = "e4m3" if case == "LinearGelu8" else short
     assert product == f"matmul {factor} weight, {factor} x, {short} residual, {result} out, {PRODUCTS[case]}"
+
+
+def test_a_gelu_that_cublaslt_does_not_round(folder, monkeypatch):
+    monkeypatch.setenv("FAKE_CUBLASLT_NO_E4M3", "1")
+    for name, (shapes, expected, lines) in json.loads(run(folder, RUN, "LinearGelu8")).items():
+        assert shapes == expected
+        product, rounding = lines[-2:]  # behind those of another test
+        short = {"float16": "f16", "bfloat16": "bf16"}[name.split()[1]]
+        told = PRODUCTS["LinearGelu8"].replace(", 32", "")
+        assert product == f"matmul e4m3 weight, e4m3 x, {short} residual, {short} out, {told}"
+        assert rounding.startswith(f"to_float8_{name.split()[1]} 1680x1x1")

@@ -41,9 +41,9 @@ int cublasLtMatmulPreferenceSetAttribute(void* at, int which, const void* value,
 int cublasLtMatmulPreferenceDestroy(void* at) { (void)at; return 0; }
 int cublasLtMatmulAlgoGetHeuristic(void* handle, void* operation, void* a, void* b, void* c, void* d, void* preference,
                                    int wanted, void* results, int* count) {
-  (void)handle; (void)operation; (void)a; (void)b; (void)c; (void)d; (void)preference; (void)results;
+  (void)handle; (void)operation; (void)a; (void)b; (void)c; (void)preference; (void)results;
   *count = wanted;
-  return 0;
+  return getenv("FAKE_CUBLASLT_NO_E4M3") != NULL && ((const Layout*)d)->type == 28 ? 15 : 0;
 }
 int cublasLtMatmul(void* handle, void* at, const float* alpha, const void* a, void* a_layout, const void* b,
                    void* b_layout, const float* beta, const void* c, void* c_layout, void* d, void* d_layout,
@@ -51,7 +51,9 @@ int cublasLtMatmul(void* handle, void* at, const float* alpha, const void* a, vo
   const Operation* op = at;
   const Layout *of_a = a_layout, *of_b = b_layout, *of_c = c_layout, *of_d = d_layout;
   (void)handle; (void)algorithm; (void)stream;
-  if (!a || !b || !c || !d || !workspace || !bytes || *alpha != 1.0f) return 7;
+  if (!a || !b || (!c && *beta != 0.0f) || !d || !workspace || !bytes || *alpha != 1.0f) return 7;
+  if (c == d && of_c->type != of_d->type) return 7;
+  if (op->has[26] != 4 || (int)op->set[26] != of_c->type) return 7;  // the bias's type
   if (of_c->rows != of_d->rows || of_c->columns != of_d->columns || of_c->leading != of_d->leading) return 7;
   if (op->compute != 68 || op->scale != 0 || op->set[3] != 1 || !op->set[8]) return 7;  // float32, A transposed, a bias
   if (of_a->leading != (int64_t)of_a->rows || of_b->rows != of_a->rows || of_d->rows != of_a->columns) return 7;
@@ -61,7 +63,7 @@ int cublasLtMatmul(void* handle, void* at, const float* alpha, const void* a, vo
           (int)op->set[7], *beta);
   // How far the scales of the weight and of the result lie behind that of x.
   if (op->has[17] && op->has[18]) fprintf(log, ", scales %ld", (long)(op->set[17] - op->set[18]));
-  if (op->has[20]) fprintf(log, ", %ld", (long)(op->set[20] - op->set[18]));
+  if (op->has[20] && op->set[20]) fprintf(log, ", %ld", (long)(op->set[20] - op->set[18]));
   if (op->has[25] == 1 && op->set[25] == 1) fprintf(log, ", fast");
   fprintf(log, "\n");
   return fclose(log);

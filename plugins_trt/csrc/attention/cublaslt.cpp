@@ -4,6 +4,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace flashvsr {
 
@@ -12,9 +13,12 @@ namespace {
 // cublasLt.h is in no package that the rest needs: its types are opaque, and these are its numbers.
 constexpr int kFloat32 = 0, kFloat16 = 2, kBFloat16 = 14, kFloat8 = 28;  // cudaDataType; the last E4M3
 constexpr int kComputeFloat32 = 68;                        // cublasComputeType_t
-enum Attribute { kTransposeA = 3, kEpilogue = 7, kBiasPointer = 8, kScaleA = 17, kScaleB = 18, kScaleD = 20, kFastSums = 25 };
+enum Attribute {
+  kTransposeA = 3, kEpilogue = 7, kBiasPointer = 8, kScaleA = 17, kScaleB = 18, kScaleD = 20, kFastSums = 25, kBiasType = 26
+};
 constexpr int kTransposed = 1;  // cublasOperation_t
 constexpr int kEpilogueBias = 4, kEpilogueGeluBias = 36;
+constexpr int kNotSupported = 15;  // cublasStatus_t
 constexpr int kMaxWorkspace = 1;  // cublasLtMatmulPreferenceAttributes_t
 constexpr std::int64_t kAlign8 = 16;  // of the sizes of matrices in 8 bits
 
@@ -125,7 +129,6 @@ void Linear::destroy(Plan& plan) {
 void Linear::make(Plan& plan, const Product& product) const {
   const Library& lt = library();
   const int type = type_of(element_), factor = float8_ ? kFloat8 : type;
-  const int result = float8_ && epilogue_ == Epilogue::kGelu ? kFloat8 : type;
   const int epilogue = epilogue_ == Epilogue::kGelu ? kEpilogueGeluBias : kEpilogueBias;
   if (float8_ && (product.inner % kAlign8 != 0 || product.columns % kAlign8 != 0)) {
     throw std::runtime_error("a weight of " + std::to_string(product.columns) + " x " + std::to_string(product.inner) +
@@ -136,15 +139,32 @@ void Linear::make(Plan& plan, const Product& product) const {
   check(lt.operation_set(plan.operation, kTransposeA, &kTransposed, sizeof(kTransposed)), "transposition");
   check(lt.operation_set(plan.operation, kEpilogue, &epilogue, sizeof(epilogue)), "epilogue");
   check(lt.operation_set(plan.operation, kBiasPointer, &product.bias, sizeof(product.bias)), "bias");
+  check(lt.operation_set(plan.operation, kBiasType, &type, sizeof(type)), "the bias's type");
   if (float8_) {
     const std::int8_t fast = 1;  // sums in the matrix units' own width: 3 % of the DiT's time for 7e-4 of a result
     check(lt.operation_set(plan.operation, kFastSums, &fast, sizeof(fast)), "fast sums");
-    set_scales(plan, product);
   }
   check(lt.layout_create(&plan.weight, factor, product.inner, product.columns, product.inner), "layout of the weight");
   check(lt.layout_create(&plan.x, factor, product.inner, product.rows, product.inner), "layout of x");
-  check(lt.layout_create(&plan.residual, type, product.columns, product.rows, product.columns), "layout of the residual");
-  check(lt.layout_create(&plan.out, result, product.columns, product.rows, product.columns), "layout of the result");
+  if (float8_ && epilogue_ == Epilogue::kGelu) choose(plan, product, kFloat8);
+  if (!plan.found) choose(plan, product, type);
+  if (!plan.found) {
+    throw std::runtime_error("cuBLASLt has no kernel for a product of " + std::to_string(product.rows) + " x " +
+                             std::to_string(product.inner) + " and " + std::to_string(product.columns) +
+                             " columns; what to do: install a newer cuBLAS");
+  }
+}
+
+// Looks for a kernel whose result is of that type.
+void Linear::choose(Plan& plan, const Product& product, int result) const {
+  const Library& lt = library();
+  plan.rounds = float8_ && epilogue_ == Epilogue::kGelu && result != kFloat8;
+  if (float8_) set_scales(plan, product);
+  for (void** layout : {&plan.residual, &plan.out}) {
+    if (*layout != nullptr) lt.layout_destroy(std::exchange(*layout, nullptr));
+    const int type = layout == &plan.out ? result : type_of(element_);
+    check(lt.layout_create(layout, type, product.columns, product.rows, product.columns), "layout of the result");
+  }
   void* preference = nullptr;
   check(lt.preference_create(&preference), "cublasLtMatmulPreferenceCreate");
   const std::size_t workspace = kWorkspace;
@@ -152,16 +172,13 @@ void Linear::make(Plan& plan, const Product& product) const {
   int count = 0;
   int status = lt.preference_set(preference, kMaxWorkspace, &workspace, sizeof(workspace));
   if (status == 0) {
-    status = lt.heuristic(handle_, plan.operation, plan.weight, plan.x, plan.residual, plan.out, preference, 1,
-                          &best, &count);
+    status = lt.heuristic(handle_, plan.operation, plan.weight, plan.x, plan.residual, plan.out, preference, 1, &best,
+                          &count);
   }
   lt.preference_destroy(preference);
+  if (status == kNotSupported) return;
   check(status, "cublasLtMatmulAlgoGetHeuristic");
-  if (count == 0) {
-    throw std::runtime_error("cuBLASLt has no kernel for a product of " + std::to_string(product.rows) + " x " +
-                             std::to_string(product.inner) + " and " + std::to_string(product.columns) +
-                             " columns; what to do: install a newer cuBLAS");
-  }
+  plan.found = count > 0 && best.status == 0;
   for (int i = 0; i < 8; ++i) plan.algorithm.data[i] = best.algorithm[i];
 }
 
@@ -171,7 +188,7 @@ void Linear::set_scales(const Plan& plan, const Product& product) const {
   check(library().operation_set(plan.operation, kScaleA, &of_weight, sizeof(of_weight)), "the weight's scale");
   check(library().operation_set(plan.operation, kScaleB, &of_x, sizeof(of_x)), "the scale of x");
   if (epilogue_ != Epilogue::kGelu) return;
-  const float* of_out = product.scales + 8;
+  const float* of_out = plan.rounds ? nullptr : product.scales + 8;
   check(library().operation_set(plan.operation, kScaleD, &of_out, sizeof(of_out)), "the result's scale");
 }
 
@@ -189,6 +206,11 @@ Linear::Plan& Linear::plan(const Product& product) {
   return made;
 }
 
+bool Linear::leaves_rounding(const Product& product) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return plan(product).rounds;
+}
+
 void Linear::enqueue(const Product& product, void* workspace, CUstream stream) {
   const Library& lt = library();
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -197,8 +219,9 @@ void Linear::enqueue(const Product& product, void* workspace, CUstream stream) {
   if (float8_) set_scales(plan, product);
   const bool adds = epilogue_ == Epilogue::kAdd;
   const float one = 1.0f, share = adds ? 1.0f : 0.0f;
+  // Without a residual C is not read; but it may not be the result's memory under another type.
   check(lt.matmul(handle_, plan.operation, &one, product.weight, plan.weight, product.x, plan.x, &share,
-                  adds ? product.residual : product.out, plan.residual, product.out, plan.out, plan.algorithm.data,
+                  adds ? product.residual : nullptr, plan.residual, product.out, plan.out, plan.algorithm.data,
                   workspace, kWorkspace, stream),
         "cublasLtMatmul");
 }

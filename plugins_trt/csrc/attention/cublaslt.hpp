@@ -41,6 +41,9 @@ class Linear {
   Linear(const Linear&) = delete;
   Linear& operator=(const Linear&) = delete;
 
+  // Whether cuBLASLt has no kernel that gives this GELU in E4M3: then `out` gets it in `element`, to be rounded.
+  bool leaves_rounding(const Product& product);
+
   void enqueue(const Product& product, void* workspace, CUstream stream);
 
  private:
@@ -50,11 +53,13 @@ class Linear {
   struct Plan {
     void *operation = nullptr, *weight = nullptr, *x = nullptr, *residual = nullptr, *out = nullptr;
     Algorithm algorithm{};
+    bool found = false, rounds = false;
   };
 
   static void destroy(Plan& plan);
   Plan& plan(const Product& product);
   void make(Plan& plan, const Product& product) const;
+  void choose(Plan& plan, const Product& product, int result) const;
   void set_scales(const Plan& plan, const Product& product) const;
 
   Element element_;

@@ -12,12 +12,24 @@
 
 namespace flashvsr {
 
+inline void round_to_float8(const Fused& kernels, const void* x, const void* unit, const void* out,
+                            std::int64_t numbers, CUstream stream) {
+  constexpr std::int64_t kNumbers = 16, kThreads = 256;  // see csrc/kernels/float8.cu
+  const std::int64_t vectors = numbers / kNumbers;
+  demand(numbers % kNumbers == 0 && vectors <= std::numeric_limits<std::int32_t>::max(),
+         std::to_string(numbers) + " numbers to float8");
+  kernels.launch("to_float8", static_cast<unsigned>((vectors + kThreads - 1) / kThreads), 1, {{x, unit, out}, {int(vectors)}},
+                 stream);
+}
+
 // Linear and its kin; those of float8 if kEighth.
 template <Epilogue kEpilogue, bool kEighth = false>
 class LinearNode : public Node {
  public:
   LinearNode(const OrtApi& api, const OrtKernelInfo* info, Element element)
-      : Node(api, info), linear_(device(), element, kEpilogue, kEighth) {}
+      : Node(api, info), linear_(device(), element, kEpilogue, kEighth) {
+    if (kRounds) kernels_ = shared_kernels<Fused>(device(), element);
+  }
 
   void compute(const Call& call) override {
     const Shape x = call.shape(0), weight = call.shape(1), bias = call.shape(2);
@@ -38,11 +50,20 @@ class LinearNode : public Node {
       product.scales = static_cast<const float*>(call.input(3));
     }
     const Workspace memory = workspace(Linear::kWorkspace);
+    if (!kRounds || !linear_.leaves_rounding(product)) return linear_.enqueue(product, memory.get(), call.stream());
+    void* eighth = product.out;
+    const std::int64_t numbers = product.rows * product.columns;
+    const Workspace wide = workspace(static_cast<std::size_t>(2 * numbers));
+    product.out = wide.get();
     linear_.enqueue(product, memory.get(), call.stream());
+    round_to_float8(*kernels_, wide.get(), product.scales + kUnit, eighth, numbers, call.stream());
   }
 
  private:
+  static constexpr bool kRounds = kEighth && kEpilogue == Epilogue::kGelu;
+  static constexpr int kUnit = 9;  // among the scales: what a number of the result stands for
   Linear linear_;
+  std::shared_ptr<const Fused> kernels_;
 };
 
 class ToFloat8Node : public Node {
@@ -52,15 +73,11 @@ class ToFloat8Node : public Node {
 
   void compute(const Call& call) override {
     const Shape x = call.shape(0);
-    const std::int64_t vectors = product(x) / kNumbers;
-    demand(product(x) % kNumbers == 0 && vectors <= std::numeric_limits<std::int32_t>::max(), "x is " + text(x));
     demand(call.shape(1) == Shape{1}, "unit is " + text(call.shape(1)));
-    kernels_->launch("to_float8", static_cast<unsigned>((vectors + kThreads - 1) / kThreads), 1,
-                     {{call.input(0), call.input(1), call.output(0, x)}, {int(vectors)}}, call.stream());
+    round_to_float8(*kernels_, call.input(0), call.input(1), call.output(0, x), product(x), call.stream());
   }
 
  private:
-  static constexpr std::int64_t kNumbers = 16, kThreads = 256;  // see csrc/kernels/float8.cu
   std::shared_ptr<const Fused> kernels_;
 };
 

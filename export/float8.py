@@ -193,12 +193,12 @@ def _change_product(model: ir.Model, node: ir.Node, seen: Callable[[str], float]
     if node.op_type == spec.LINEAR_GELU.name:
         taker = next(iter(node.outputs[0].uses())).node.inputs[1]
         taken = str(taker.name).removesuffix(".float8") if taker is not None else ""
-        scales.append([np.float32(1 / scale_of(seen(taken))), *[scale_of(seen(taken))] * (APART - 1)])
+        result = scale_of(seen(taken))
+        scales.append([np.float32(1 / result), *[result] * (APART - 1)])
         node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT8E4M3FN)
     apart = _initializer(model, f"{name}.scales", np.array(scales, np.float32))
-    _become(
-        node, EIGHTHS[node.op_type], [_in_float8(model, node, x, name, unit, chosen), eighth, bias, apart, *residual]
-    )
+    x = _in_float8(model, node, x, name, unit, chosen)
+    _become(node, EIGHTHS[node.op_type], [x, eighth, bias, apart, *residual])
 
 
 def _in_float8(
@@ -207,18 +207,15 @@ def _in_float8(
     """x rounded: by the layer norm or the GELU that makes it, where nobody else takes it, else by a node of its own."""
     maker = x.producer()
     alone = len(list(x.uses())) == 1 and not x.is_graph_output()
-    if maker is not None and maker.domain == spec.DOMAIN and alone:
-        if maker.op_type == spec.LINEAR_GELU.name and maker in chosen:
-            return x  # becomes one of float8 in its turn
-        if maker.op_type == spec.LAYER_NORM.name:
-            _become(
-                maker, spec.LAYER_NORM8.name, [*maker.inputs, _initializer(model, f"{name}.unit", np.array([unit]))]
-            )
-            x.type = ir.TensorType(ir.DataType.FLOAT8E4M3FN)
-            return x
-    rounding = ir.node(
-        spec.TO_FLOAT8.name, [x, _initializer(model, f"{name}.unit", np.array([unit]))], domain=spec.DOMAIN
-    )
+    kind = maker.op_type if maker is not None and maker.domain == spec.DOMAIN and alone else ""
+    if kind == spec.LINEAR_GELU.name and maker in chosen:
+        return x  # becomes one of float8 in its turn
+    of_one = _initializer(model, f"{name}.unit", np.array([unit]))
+    if maker is not None and kind == spec.LAYER_NORM.name:
+        _become(maker, spec.LAYER_NORM8.name, [*maker.inputs, of_one])
+        x.type = ir.TensorType(ir.DataType.FLOAT8E4M3FN)
+        return x
+    rounding = ir.node(spec.TO_FLOAT8.name, [x, of_one], domain=spec.DOMAIN)
     rounding.outputs[0].type, rounding.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT8E4M3FN), x.shape
     model.graph.insert_before(node, rounding)
     return rounding.outputs[0]

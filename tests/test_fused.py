@@ -95,8 +95,8 @@ def test_linear(op):
     np.testing.assert_allclose(out, expected, atol=TOLERANCE, rtol=TOLERANCE)
 
 
-def test_norm_rotate():
-    shape = (1, 2, 1, 128)
+def rotation(*shape: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Inputs of NormRotate for windows of that shape, and the angles of their table."""
     angles = np.random.default_rng(5).uniform(-3, 3, (*shape, 1, 64))
     feed = {
         "qkv": numbers(*shape, 3 * DIM, seed=6) * 3,
@@ -104,6 +104,12 @@ def test_norm_rotate():
         "gain_k": numbers(DIM, seed=8, dtype=np.float32),
         "table": np.stack([np.cos(angles), np.sin(angles)], axis=-1).astype(np.float32),
     }
+    return feed, angles
+
+
+def test_norm_rotate():
+    shape = (1, 2, 1, 128)
+    feed, angles = rotation(*shape)
     got = run(spec.NORM_ROTATE, feed)
     parts = np.split(feed["qkv"].astype(np.float64), 3, axis=-1)
     for part, gain, out in zip(parts, ("gain_q", "gain_k"), got, strict=False):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import ml_dtypes
 import numpy as np
 import pytest
-from test_fused import DIM, HEADS, TOLERANCE, numbers, root_mean_square, run
+from test_fused import DIM, HEADS, TOLERANCE, numbers, root_mean_square, rotation, run
 
 from flashvsr_trt.plugins_trt import spec
 
@@ -60,13 +60,7 @@ def turned(values: np.ndarray) -> np.ndarray:
 def test_norm_rotate_in_float8():
     """The same numbers as NormRotate's in float32, rounded by ml_dtypes; some are beyond the largest."""
     shape = (2, 2, 1, 128)
-    angles = np.random.default_rng(5).uniform(-3, 3, (*shape, 1, 64))
-    feed = {
-        "qkv": numbers(*shape, 3 * DIM, seed=6) * 3,
-        "gain_q": numbers(DIM, seed=7, dtype=np.float32),
-        "gain_k": numbers(DIM, seed=8, dtype=np.float32),
-        "table": np.stack([np.cos(angles), np.sin(angles)], axis=-1).astype(np.float32),
-    }
+    feed, angles = rotation(*shape)
     scales = np.array([1 / 128, 1 / 64, 1 / 200], np.float32)
     q, k, v = run(spec.NORM_ROTATE8, feed | {"scales": scales})
     parts = np.split(feed["qkv"].astype(np.float64), 3, axis=-1)

@@ -10,6 +10,7 @@
 #pragma once
 
 #include "hopper.cuh"
+#include "stages.cuh"
 
 namespace attention {
 
@@ -74,19 +75,6 @@ struct Layout {
   __device__ uint32_t barrier(const uint64_t* member) const { return hopper::shared_address(member); }
 };
 
-// Position in a ring of stages, and the parity of the current round.
-template <int kStages>
-struct Cursor {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ __forceinline__ void advance() {
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
-
 template <class Kind>
 __device__ __forceinline__ void load_tile(uint32_t target, const TensorMap* map, int column, int row, uint32_t full) {
   hopper::arrive_expecting(full, kTileBytes<Kind>);
@@ -110,7 +98,7 @@ __device__ __forceinline__ void produce(const Layout<Kind>& at, const Maps& maps
                                         const Sizes& sizes) {
   const int lane = threadIdx.x % 32;
   auto& shared = *at.shared;
-  Cursor<Kind::kStages> key, value;
+  stages::Cursor<Kind::kStages> key, value;
   uint32_t q_parity = 1;
   int turn = blockIdx.x;  // the first item is the block's own, later ones come from the queue
   int item = turn < sizes.items ? lists.order[turn] : -1;
@@ -280,7 +268,7 @@ __device__ __forceinline__ void consume(const Layout<Kind>& at, const Kind& kind
   const int row = group * 64 + threadIdx.x % kWarpgroup / 32 * 16 + lane / 4;
   auto& shared = *at.shared;
   const uint32_t q = at.q + group * kHalfBytes;
-  Cursor<Kind::kStages> key, value;
+  stages::Cursor<Kind::kStages> key, value;
   uint32_t q_parity = 0;
   Consumer<Kind> state;
 

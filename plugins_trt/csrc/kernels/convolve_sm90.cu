@@ -7,6 +7,7 @@
 // a 3x3 convolution is four 2x2 ones on the small input, one per phase of the output pixel: no upsampled tensor.
 
 #include "hopper.cuh"
+#include "stages.cuh"
 
 namespace {
 
@@ -92,21 +93,9 @@ struct Layout {
   __device__ uint32_t empty(int stage) const { return hopper::shared_address(&shared->empty[stage]); }
 };
 
-// Position in the ring of stages, and the parity of the current round.
-struct Cursor {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ __forceinline__ void advance() {
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
-
 // One thread: keeps the stages full.
 __device__ __forceinline__ void produce(const Layout& at, const Maps& maps, const Sizes& sizes) {
-  Cursor cursor;
+  stages::Cursor<kStages> cursor;
   for (int number = blockIdx.x; number < sizes.items(); number += gridDim.x) {
     const Item item(number, sizes);
     const int weight_row = item.phase * sizes.growth * sizes.outputs + item.row;
@@ -205,7 +194,7 @@ __device__ __forceinline__ void consume(const Layout& at, const Tensors<T>& tens
   const int group = __shfl_sync(~0u, static_cast<int>(threadIdx.x / kWarpgroup), 0) - 1;
   const int lane = threadIdx.x % 32, warp = threadIdx.x % kWarpgroup / 32;
   const int steps = sizes.steps();
-  Cursor cursor;
+  stages::Cursor<kStages> cursor;
   Consumer<T> state;
   for (int number = blockIdx.x; number < sizes.items(); number += gridDim.x) {
     int before = 0;

@@ -36,14 +36,8 @@ template <class T>
 __device__ __forceinline__ void layer_norm8(const uint4* x, const float* unit, uint2* out, int tokens, int dim) {
   const int64_t token = token_of_warp();
   if (token >= tokens) return;
-  const int count = dim / kVector;
-  Row<T> row;
-  row.load(x + token * count, count);
-  const float mean = row.template sum<1>() / dim;
-  const float factor = rsqrtf(row.template sum<2>(mean, count) / dim + kEps) / __ldg(unit);
-  row.template store<Eighth>(out + token * count, count, [=](int, float4 x) {
-    return make_float4((x.x - mean) * factor, (x.y - mean) * factor, (x.z - mean) * factor, (x.w - mean) * factor);
-  });
+  const int64_t begin = token * (dim / kVector);
+  standardise<T, Eighth>(x + begin, out + begin, dim, __ldg(unit));
 }
 
 // q and k of NormRotate8. Warps of block row y: 0 makes q, 1 makes k. Grid (tokens / 8 rounded up, 2).

@@ -42,14 +42,8 @@ template <class T>
 __device__ __forceinline__ void layer_norm(const uint4* x, uint4* out, int tokens, int dim) {
   const int64_t token = token_of_warp();
   if (token >= tokens) return;
-  const int count = dim / kVector;
-  Row<T> row;
-  row.load(x + token * count, count);
-  const float mean = row.template sum<1>() / dim;
-  const float factor = rsqrtf(row.template sum<2>(mean, count) / dim + kEps);
-  row.store(out + token * count, count, [=](int, float4 x) {
-    return make_float4((x.x - mean) * factor, (x.y - mean) * factor, (x.z - mean) * factor, (x.w - mean) * factor);
-  });
+  const int64_t begin = token * (dim / kVector);
+  standardise<T>(x + begin, out + begin, dim);
 }
 
 template <class T>

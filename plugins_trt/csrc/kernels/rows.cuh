@@ -119,4 +119,17 @@ __device__ __forceinline__ float4 turned(int at, float4 x, float factor, const f
                      x.z * turn.z - x.w * turn.w, x.z * turn.w + x.w * turn.z);
 }
 
+// One row of a layer norm, its numbers standing for `unit` each.
+template <class T, class Out = T>
+__device__ __forceinline__ void standardise(const uint4* x, typename Out::Vector* out, int dim, float unit = 1.0f) {
+  const int count = dim / kVector;
+  Row<T> row;
+  row.load(x, count);
+  const float mean = row.template sum<1>() / dim;
+  const float factor = rsqrtf(row.template sum<2>(mean, count) / dim + kEps) / unit;
+  row.template store<Out>(out, count, [=](int, float4 x) {
+    return make_float4((x.x - mean) * factor, (x.y - mean) * factor, (x.z - mean) * factor, (x.w - mean) * factor);
+  });
+}
+
 }  // namespace rows

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from flashvsr_trt.export.demo import batches, optimise
+from flashvsr_trt.configs.errors import UsageError
+from flashvsr_trt.export.demo import batches, optimise, train
 from flashvsr_trt.export.demo.clips import ClipMaker
 from flashvsr_trt.export.demo.config import TINY, Stage, Training
 from flashvsr_trt.export.demo.trainer import Trainer
@@ -50,3 +51,49 @@ def test_batches_of_workers_are_the_same(images: dict[str, np.ndarray]) -> None:
 
     with pytest.raises(KeyError, match="no such image"):
         batches.Workers(failing, 0, CPU, 1).take(0)
+
+
+def _numbered(number: int) -> batches.Batch:
+    """A batch that differs from those of other numbers in every pixel, square and of no symmetry."""
+    lq = torch.arange(5 * 16 * 16 * 3, dtype=torch.int64).reshape(1, 5, 16, 16, 3) * 7 + number
+    noise = torch.arange(4 * 16 * 2 * 2).reshape(1, 4, 16, 2, 2) + 0.25 * number
+    return batches.Batch(noise=noise, lq=(lq % 251).to(torch.uint8), truth=(lq[:, :1] % 241).to(torch.uint8))
+
+
+def test_a_batch_is_turned_and_mirrored_in_eight_ways() -> None:
+    """All three tensors alike."""
+    batch = _numbered(0)
+    ways = [batches.turned(batch, use) for use in range(batches.USES)]
+    assert all(map(torch.equal, ways[0].tensors(), batch.tensors()))
+    for name in ("noise", "lq", "truth"):
+        seen = {getattr(way, name).numpy().tobytes() for way in ways}
+        assert len(seen) == batches.USES
+    for way in ways:
+        assert way.noise.shape == batch.noise.shape
+        assert way.lq.shape == batch.lq.shape
+    corner = (batch.lq[0, :, 0, -1], batch.noise[0, :, :, 0, -1])  # the upper right one is the upper left one mirrored
+    assert torch.equal(ways[1].lq[0, :, 0, 0], corner[0])
+    assert torch.equal(ways[1].noise[0, :, :, 0, 0], corner[1])
+    assert torch.equal(ways[4].lq[0, :, -1, 0], corner[0])  # and the lower left one transposed
+    assert torch.equal(ways[4].noise[0, :, :, -1, 0], corner[1])
+
+
+def test_batches_serve_several_times_and_go_on_from_anywhere() -> None:
+    uses, count = 3, batches.GROUP
+    wanted = [
+        batches.turned(_numbered(group * count + slot), use)
+        for group in range(2)
+        for use in range(uses)
+        for slot in range(count)
+    ]
+    for first in (0, count + 3, 2 * count + 3, uses * count + 1):
+        ahead = batches.Workers(_numbered, first, CPU, 1, uses)
+        for number in range(first, min(first + 2 * count + 5, len(wanted))):
+            assert all(map(torch.equal, ahead.take(number).tensors(), wanted[number].tensors()))
+        assert len(ahead._kept) <= count
+
+
+def test_only_batches_of_workers_serve_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["train", "--uses", "2"])
+    with pytest.raises(UsageError, match="--uses alone"):
+        train.main()

@@ -12,8 +12,10 @@ from PIL import Image
 
 from flashvsr_trt.configs.errors import InputError
 from flashvsr_trt.export.demo import (
+    clips,
     degrade,
     metrics,
+    motion,
     resample,
 )
 from flashvsr_trt.export.demo.clips import ClipMaker
@@ -82,6 +84,30 @@ def test_clean_low_resolution_is_plain_bicubic() -> None:
     assert torch.equal(low, resample.resize(frames, 16, 24))
 
 
+def test_blur_comes_before_the_reduction() -> None:
+    """Joined with it or not: the same, but for a rounding of fp32 that falls on another side now and then."""
+    frames = torch.randint(0, 256, (2, 2, 3, 64, 96), generator=torch.Generator().manual_seed(0)).float()
+    sigma = torch.tensor([[1.2, 0.5], [0.0, 2.0]])
+    how = dataclasses.replace(degrade.clean(2), blur=sigma)
+    low = degrade.low_resolution(frames, how, torch.Generator())
+    across, down = (degrade._gaussian(n, sigma[:, i])[:, None, None] for i, n in ((0, 96), (1, 64)))
+    difference = (low - resample.resize(down @ frames @ across.transpose(-1, -2), 16, 24)).abs()
+    assert difference.max() <= 1
+    assert (difference > 0).float().mean() < 1e-2
+
+
+def test_most_degraded_clips_have_several_degradations() -> None:
+    how = degrade.random_degradation(4000, 0.5, torch.Generator().manual_seed(0))
+    coded = (how.quality > 0) | (how.crf > 0)
+    degraded = (how.blur > 0).any(dim=1) | (how.noise > 0) | coded
+    every = (how.blur > 0).all(dim=1) & (how.noise > 0) & coded
+    assert degraded.float().mean() == pytest.approx(0.5, abs=0.03)
+    assert every.sum() / degraded.sum() == pytest.approx(0.85**3, abs=0.04)
+    assert not ((how.quality > 0) & (how.crf > 0)).any()
+    assert how.crf[how.crf > 0].min() >= 14
+    assert how.crf.max() <= 30
+
+
 def test_codec_is_nearly_lossless_at_quality_100_and_coarser_below() -> None:
     frames = resample.resize(torch.randint(0, 256, (2, 3, 3, 4, 5)), 40, 48)  # smooth
     errors = {}
@@ -144,6 +170,55 @@ def test_a_pan_by_whole_pixels_shifts_the_picture() -> None:
     patch = torch.rand(1, 3, 64, 64) * 255
     seen = render(patch, _camera(velocity=torch.tensor([[2.0, -1.0]])), 3, (32, 32))
     assert torch.allclose(seen[0, 2], patch[0, :, 15:47, 18:50], atol=1e-2)
+
+
+def test_clips_with_and_without_motion_render_alike_in_one_batch() -> None:
+    """A still one from a single frame, and what stays within the patch without mirroring."""
+    generator = torch.Generator().manual_seed(0)
+    patches = torch.rand(3, 3, 64, 64, generator=generator) * 255
+    still = _camera()
+    names = [field.name for field in dataclasses.fields(Cameras)]
+    moves = {"velocity": torch.tensor([[0.0, 0.0], [0.4, -0.3], [9.0, 0.0]])}
+    cameras = Cameras(**({n: torch.cat([getattr(still, n)] * 3) for n in names} | moves))
+    assert cameras.still().tolist() == [True, False, False]
+    seen = render(patches, cameras, 5, (32, 32))
+    for clip in range(3):
+        alone = motion._render(patches[clip : clip + 1], cameras.of(torch.tensor([clip])), 5, (32, 32), "bicubic")
+        assert torch.allclose(seen[clip], alone[0], atol=1e-2)
+    assert torch.equal(seen[0, 0], seen[0, 4])
+    near = render(patches[1:2], cameras.of(torch.tensor([1])), 5, (32, 32))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(motion, "MARGIN", 1e6)  # always mirrored
+        assert torch.equal(near, render(patches[1:2], cameras.of(torch.tensor([1])), 5, (32, 32)))
+
+
+def _changes(images: dict[str, np.ndarray], number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean changes from frame to frame of the truth and of the input, [frames - 1]."""
+    made = ClipMaker(images, (128, 128), seed=0, device=CPU).make(number, 1, 9, degraded=0.0)
+    truth, lq = ((x[0, 1:].float() - x[0, :-1].float()).abs().mean(dim=(1, 2, 3)) for x in (made.truth, made.lq))
+    return truth, lq
+
+
+def test_a_cut_comes_before_any_frame(images: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name, value in ((motion, "STATIC", 1.0), (clips, "GRAINY", 0.0), (clips, "LAYERED", 0.0)):
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(clips, "CUT", 1.0)
+    cuts = [_changes(images, number)[0] for number in range(8)]
+    assert all((change > 0).sum() == 1 for change in cuts)
+    assert len({int(change.argmax()) for change in cuts}) > 3
+
+
+def test_grain_is_in_the_truth_and_little_of_it_in_the_input(
+    images: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name, value in ((motion, "STATIC", 1.0), (clips, "LAYERED", 0.0), (clips, "CUT", 0.0)):
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(clips, "GRAINY", 0.0)
+    assert _changes(images, 0)[0].max() == 0
+    monkeypatch.setattr(clips, "GRAINY", 1.0)
+    truth, lq = _changes(images, 0)
+    assert 0 < lq.mean() < 0.8 * truth.mean()
+    assert truth.max() < 2 * clips.GRAIN
 
 
 def test_clips_are_reproducible_and_aligned(images: dict[str, np.ndarray]) -> None:

@@ -67,3 +67,21 @@ def test_every_clip_counts_by_its_distance_relative_to_bicubic() -> None:
     assert faint == pytest.approx(strong, rel=0.1)
     both = loss(*(torch.cat([x, 0.1 * x]) for x in (result, truth, bicubic)), LossWeights())
     assert both.item() == pytest.approx((strong + faint) / 2, rel=1e-5)
+
+
+def test_a_coarse_error_counts_beside_fine_ones_and_more_where_it_changes() -> None:
+    """The distance of pixels hardly sees it among them: some errors grow by what others shrink."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.zeros(1, 4, 3, 64, 64)
+    bicubic = 0.1 * torch.randn(truth.shape, generator=generator)
+    fine = 0.1 * torch.randn(truth.shape, generator=generator)
+    wave = 0.01 * torch.sin(torch.arange(64) * (2 * math.pi / 32)).expand(3, 64, 64)
+    blinking = wave * (-1.0) ** torch.arange(4)[:, None, None, None]
+
+    def cost(error: torch.Tensor, coarse: float) -> float:
+        weights = LossWeights(psnr=0.0, coarse=coarse)
+        return float(loss(truth + fine + error, truth, bicubic, weights) - loss(truth + fine, truth, bicubic, weights))
+
+    assert abs(cost(blinking, 0.0)) < 0.02
+    assert 0.015 < cost(wave, 4.0) < 0.5 * cost(blinking, 4.0)
+    assert cost(blinking, 4.0) > 4 * cost(blinking, 0.0)

@@ -15,6 +15,9 @@ from flashvsr_trt.export.demo.clips import ClipMaker
 from flashvsr_trt.export.demo.config import Stage
 from flashvsr_trt.export.tc_decoder import CELL
 
+GROUP = 8  # batches that are used in turn, so that the same pictures do not follow each other
+USES = 8  # at most: four turns, mirrored or not
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
@@ -85,30 +88,55 @@ class Ahead:
 class Workers:
     """Numbered batches of `source`, which makes them on the CPU: by several processes at a time, handed out in order.
 
-    One process waits for Python far longer than a GPU for its batch.
+    One process waits for Python far longer than a GPU for its batch. Where several do not keep up either, each batch
+    serves `uses` times, turned and mirrored another way each time: GROUP different ones in turn, then those again.
     """
 
-    def __init__(self, source: Callable[[int], Batch], first: int, device: torch.device, count: int) -> None:
-        self._device = device
+    def __init__(
+        self, source: Callable[[int], Batch], first: int, device: torch.device, count: int, uses: int = 1
+    ) -> None:
+        self._device, self._uses, self._next = device, uses, first
+        begin = first // (GROUP * uses) * GROUP if uses > 1 else first
         loader = DataLoader(
             _Made(source),
             batch_size=None,
-            sampler=range(first, 2**31),
+            sampler=range(begin, 2**31),
             num_workers=count,
             prefetch_factor=2,
             multiprocessing_context="fork",  # the images are shared, and a closure needs no pickling
             pin_memory=device.type == "cuda",
         )
-        self._batches = enumerate(loader, first)
+        self._loaded = enumerate(loader, begin)
+        self._kept: dict[int, Batch] = {}
 
     def start(self, number: int) -> None:
         """The processes are ahead by themselves."""
 
     def take(self, number: int) -> Batch:
-        made, (noise, lq, truth) = next(self._batches)
-        if made != number:
-            raise ValueError(f"batch {made} comes next, not {number}")
-        return Batch(noise=noise, lq=lq, truth=truth).to(self._device)
+        if number != self._next:
+            raise ValueError(f"batch {self._next} comes next, not {number}")
+        self._next += 1
+        group, place = divmod(number, GROUP * self._uses)
+        use, slot = divmod(place, GROUP)
+        wanted = GROUP * group + slot
+        while wanted not in self._kept:  # once, but where a training goes on in the middle of a group
+            made, (noise, lq, truth) = next(self._loaded)
+            self._kept[made] = Batch(noise=noise, lq=lq, truth=truth).to(self._device)
+        batch = turned(self._kept[wanted], use)
+        if use == self._uses - 1:
+            self._kept = {made: kept for made, kept in self._kept.items() if made > wanted}
+        return batch
+
+
+def turned(batch: Batch, use: int) -> Batch:
+    """The batch mirrored and transposed: `use` 0 as it is, up to 7 another way each, which needs square clips."""
+    noise, lq, truth = batch.tensors()
+    noise = noise.movedim(2, -1)  # rows and columns are dimensions 2 and 3 of all
+    flips = [axis for bit, axis in ((1, 3), (2, 2)) if use & bit]
+    noise, lq, truth = (x.flip(flips) if flips else x for x in (noise, lq, truth))
+    if use & 4:
+        noise, lq, truth = (x.transpose(2, 3) for x in (noise, lq, truth))
+    return Batch(noise=noise.movedim(-1, 2).contiguous(), lq=lq.contiguous(), truth=truth.contiguous())
 
 
 class _Made(Dataset[tuple[Tensor, Tensor, Tensor]]):

@@ -15,7 +15,11 @@ from flashvsr_trt.export.demo.motion import random_cameras, render
 from flashvsr_trt.export.demo.resample import round8, sent
 
 LAYERED = 0.25  # share of clips in which a second image moves in front of the first
-CUT = 0.04  # share of clips that change to another image in the middle
+# Share of clips whose truth has a camera's noise. A clean input holds little of it, a level and less: that much has to
+# stay as it is, for noise that is taken away flickers against the truth like noise that is drawn sharper.
+GRAINY = 0.2
+GRAIN = 4.0  # its largest standard deviation, in 8-bit levels, a frame's pixel at a time
+CUT = 0.08  # share of clips that change to another image, before any frame but the first
 WEIGHTS = {"procedural": 0.2, "robosuite": 0.25, "vpython": 0.35}  # the rest are photographs: 1
 
 
@@ -58,7 +62,7 @@ class ClipMaker:
         self.choices = torch.Generator().manual_seed(seed)
         patches = torch.stack([self._patch() for _ in range(batch)])
         truth = render(patches, random_cameras(batch, self.generator, self.device), frames, self.size)
-        truth = round8(self._in_front(truth, patches))
+        truth = round8(self._grain(self._in_front(truth, patches)))
         degradation = random_degradation(batch, degraded, self.choices) if degraded else clean(batch)
         lq = low_quality(low_resolution(truth, degradation, self.generator))
         return Clips(truth=_last(truth.to(torch.uint8)), lq=_last(lq))
@@ -103,9 +107,25 @@ class ClipMaker:
         # The field changes by about 1 in P/12 pixels: a factor of P/12 makes the outline about a pixel soft.
         alpha = ((seen[:, :, 3:] - 0.6) * (self.patch / 12)).sigmoid()
         cut = sent(torch.from_numpy(draw[chosen] >= LAYERED), self.device)[:, None, None, None, None]
-        later = (torch.arange(frames, device=self.device) >= frames // 2)[:, None, None, None]
-        alpha = torch.where(cut, later.float(), alpha)
+        # Anywhere: a latent makes four frames, and what they share must not leak from one scene into the other.
+        first = sent(torch.from_numpy(self.host.integers(1, frames, len(chosen))), self.device)
+        later = torch.arange(frames, device=self.device) >= first[:, None]  # [B, T]
+        alpha = torch.where(cut, later[:, :, None, None, None].float(), alpha)
         return truth.index_copy(0, index, torch.lerp(truth[index], seen[:, :, :3], alpha))
+
+    def _grain(self, truth: Tensor) -> Tensor:
+        """Some clips get noise, the same in all colours, and as coarse as one or two pixels."""
+        chosen = np.flatnonzero(self.host.random(len(truth)) < GRAINY)
+        if not len(chosen):
+            return truth
+        frames, _, height, width = truth.shape[1:]
+        coarse = int(self.host.integers(1, 3))
+        shape = (len(chosen), frames, height // coarse, width // coarse)
+        noise = torch.randn(shape, generator=self.generator, device=self.device)
+        noise = F.interpolate(noise, size=(height, width), mode="bilinear") if coarse > 1 else noise
+        level = sent(torch.from_numpy(GRAIN * self.host.random(len(chosen))).float(), self.device)
+        index = sent(torch.from_numpy(chosen), self.device)
+        return truth.index_add(0, index, (noise * level[:, None, None, None])[:, :, None].expand(-1, -1, 3, -1, -1))
 
 
 def _pyramid(image: Tensor, smallest: int) -> list[Tensor]:

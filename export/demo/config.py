@@ -61,6 +61,7 @@ class LossWeights:
     gradient: float = 0.3  # of edges
     temporal: float = 0.5  # of changes in time
     still: float = 4.0  # how much more those count where the truth stands still
+    coarse: float = 2.0  # of means over cells of pixels, and of their changes in time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,7 @@ class Training:
         Stage(until=1.0, side=256, batch=12, steps=(6, 2)),
     )
     tail: int | None = None  # train the decoder's layers from this one on alone
+    uses: int = 1  # of a batch that another process made, turned and mirrored another way each time
     degraded: float = 0.6  # share of clips with blur, noise or compression
     rate: float = 5e-4
     full_rate_fan_in: int = 144  # wider layers learn at rate x this / fan-in

@@ -60,11 +60,20 @@ def sent(x: Tensor, device: torch.device) -> Tensor:
 
 def round8(x: Tensor) -> Tensor:
     """Nearest integer, halves up, within 0..255; stays a float."""
-    return (x + 0.5).floor().clamp(0, 255)
+    return (x + 0.5).floor_().clamp_(0, 255)
 
 
-def resize(x: Tensor, height: int, width: int, kind: str = "bicubic") -> Tensor:
-    """[..., H, W] of 0..255, any type, to fp32 [..., height, width] of integers 0..255."""
+def resize(
+    x: Tensor, height: int, width: int, kind: str = "bicubic", *, first: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """[..., H, W] of 0..255, any type, to fp32 [..., height, width] of integers 0..255.
+
+    Args:
+        first: fp32 [..., W, W] across and [..., H, H] down, linear filters of the picture that come first. Joined with
+            the reduction across they cost a quarter of what they would on the whole picture.
+    """
     across = _on(x.shape[-1], width, kind, x.device)
     down = _on(x.shape[-2], height, kind, x.device)
-    return round8(down @ round8(x.float() @ across.T))
+    if first is None:
+        return round8(down @ round8(x.float() @ across.T))
+    return round8(down @ round8(first[1] @ (x.float() @ (across @ first[0]).transpose(-1, -2))))

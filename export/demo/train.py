@@ -30,6 +30,7 @@ from torch import Tensor
 
 from flashvsr_trt.configs.errors import FlashVSRError, UsageError
 from flashvsr_trt.export.demo import checkpoint
+from flashvsr_trt.export.demo.batches import USES
 from flashvsr_trt.export.demo.config import FINE, Training
 from flashvsr_trt.export.demo.images import load
 from flashvsr_trt.export.demo.trainer import Trainer
@@ -111,6 +112,8 @@ def main() -> None:
 
 
 def _settings(args: argparse.Namespace) -> Training:
+    if args.uses and not args.workers:
+        raise UsageError("--uses alone", expected="--workers, whose batches are used again")
     if args.finish and not (args.minutes and math.isfinite(args.seconds)):
         raise UsageError("--finish alone", expected="--minutes, of the whole training, and --seconds, of this call")
     chosen = {
@@ -120,11 +123,13 @@ def _settings(args: argparse.Namespace) -> Training:
         "rate": args.rate,
         "degraded": args.degraded,
         "tail": args.tail,
+        "uses": args.uses,
         "alike": args.alike or None,
         "stages": None if args.tail is None else FINE,
     }
     settings = dataclasses.replace(Training(), **{k: v for k, v in chosen.items() if v is not None})
-    weights = {k: v for k, v in (("psnr", args.psnr), ("temporal", args.temporal)) if v is not None}
+    named = {"psnr": args.psnr, "temporal": args.temporal, "coarse": args.coarse}
+    weights = {k: v for k, v in named.items() if v is not None}
     settings = dataclasses.replace(settings, loss=dataclasses.replace(settings.loss, **weights))
     sizes = {k: v for k, v in (("batch", args.batch), ("side", args.side)) if v is not None}
     return dataclasses.replace(settings, stages=tuple(dataclasses.replace(s, **sizes) for s in settings.stages))
@@ -140,7 +145,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--degraded", type=float, help="share of degraded clips")
     parser.add_argument("--psnr", type=float, help="weight of the PSNR in the loss")
     parser.add_argument("--temporal", type=float, help="weight of changes in time in the loss")
+    parser.add_argument("--coarse", type=float, help="weight of means over cells of pixels in the loss")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="make batches by N processes, on the CPU")
+    parser.add_argument("--uses", type=int, choices=range(1, USES + 1), help="of each batch, turned; with --workers")
     parser.add_argument("--tail", type=int, metavar="LAYER", help="train only the decoder's layers from this one on")
     parser.add_argument("--batch", type=int, help="clips of an iteration, in all stages")
     parser.add_argument("--side", type=int, help="of the clips, in pixels, a multiple of 128, in all stages")

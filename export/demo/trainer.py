@@ -112,7 +112,7 @@ class Trainer:
 
     def _made_ahead(self, source: Callable[[int], Batch]) -> Ahead | Workers:
         if self._workers:
-            return Workers(source, self.iteration, self.device, self._workers)
+            return Workers(source, self.iteration, self.device, self._workers, self.settings.uses)
         return Ahead(source, self.device)
 
     def _eager(self, batch: Batch, stage: Stage) -> Tensor:

@@ -1,14 +1,15 @@
-"""A fused fp16 bundle to one whose DiT multiplies in float8 (E4M3): weights, their inputs, and the attention's queries,
-keys and values in 8 bits, sums in more: on Hopper about 13 bits of mantissa. The KV ring has half the size.
+"""A fused fp16 bundle to one whose DiT and LQ projector multiply in float8 (E4M3): weights, their inputs, and the
+attention's queries, keys and values in 8 bits, sums in more: on Hopper about 13 bits of mantissa. The KV ring has half
+the size.
 
-Each matrix product has two scales: its weight's, of the largest number, and its input's, of the largest number that a
-calibration saw there (Micikevicius et al. 2022, "FP8 formats for deep learning"). Each attention has three, of what the
-calibration saw of its queries, keys and values. What is beyond them saturates.
+Each matrix product and convolution has two scales: its weight's, of the largest number, and its input's, of the largest
+number that a calibration saw there (Micikevicius et al. 2022, "FP8 formats for deep learning"). Each attention has
+three, of what the calibration saw of its queries, keys and values. What is beyond them saturates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,9 +32,11 @@ from flashvsr_trt.export.to_onnx import add_functions
 from flashvsr_trt.plugins_trt import spec
 
 GRAPHS = ("dit_first", "dit")
+PROJECTOR = ("lq_proj_first", "lq_proj")
 LARGEST = float(ml_dtypes.finfo(ml_dtypes.float8_e4m3fn).max)
 SMALLEST = 2.0**-14  # of what a scale is made of: an input that is always 0 has one too
-MULTIPLE = 16  # that both sides of a matrix must be of
+MULTIPLE, CHANNELS = 16, 128  # that both sides of a matrix, of a convolution's weight must be multiples of
+LARGEST_PIXEL = 1.0
 APART = 4  # numbers from one scale of a product to the next: cuBLASLt wants them 16 bytes apart
 EIGHTHS = {op.name: eighth.name for op, eighth in (
     (spec.LINEAR, spec.LINEAR8), (spec.LINEAR_GELU, spec.LINEAR_GELU8), (spec.LINEAR_ADD, spec.LINEAR_ADD8)
@@ -48,13 +51,16 @@ def watched(path: Path) -> bytes:
         BundleError: it has no fused products.
     """
     model = onnx.load(path, load_external_data=False)
+    weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
     for node in list(model.graph.node):
-        if node.domain == spec.DOMAIN and node.op_type in EIGHTHS:
+        if path.stem in GRAPHS and node.domain == spec.DOMAIN and node.op_type in EIGHTHS:
             _watch(model, node.input[0], node.input[1])
         elif node.domain == spec.DOMAIN and node.op_type == spec.NORM_ROTATE.name:
             for kind, value in zip("qkv", node.output, strict=True):
                 _watch(model, value, _attention_name(kind, node.output[1]))
-    if not any(value.name.startswith(SEEN) for value in model.graph.output):
+        elif node.op_type == "Conv" and _kernel_takes(weights.get(node.input[1], ())):
+            _watch(model, node.input[0], node.input[1])
+    if path.stem in GRAPHS and not any(value.name.startswith(SEEN) for value in model.graph.output):
         raise BundleError(
             f"{path} has no fused products", expected="a bundle of --fused", todo="export it with --fused"
         )
@@ -87,8 +93,8 @@ def to_float8(
 
     Args:
         bundle: a fused one of fp16.
-        largest: of each product's weight, by name, the largest input seen; of each layer's attention, by `q.LAYER`,
-            `k.LAYER` and `v.LAYER`, the largest query, key and value. Sizes, without sign.
+        largest: of each product's and convolution's weight, by name, the largest input seen; of each layer's
+            attention, by `q.LAYER`, `k.LAYER` and `v.LAYER`, the largest query, key and value. Sizes, without sign.
         about: what the manifest says of the calibration, behind what it says of the weights.
         overwrite, report: as of `bundle.write_bundle`.
 
@@ -104,14 +110,14 @@ def to_float8(
         files = WeightFiles(part)
         for path in sorted(bundle.glob("*.onnx"), key=lambda path: (path.stem.removesuffix("_first"), path.stem)):
             model = ir.load(path)
-            changed = _change(model, largest, path) if path.stem in GRAPHS else 0
+            changed = _change(model, largest, path) if path.stem in GRAPHS + PROJECTOR else 0
             model.metadata_props["flashvsr.precision"] = "fp8"
             files.externalize(model, _file_of(path.stem))
             files.flush()
             write_graph(model, part / path.name)
-            if path.stem in GRAPHS:
+            if path.stem in GRAPHS + PROJECTOR:
                 _check(part / path.name)
-                report(f"{path.stem}: {changed} of {len(largest)} matrix products and operands in float8")
+                report(f"{path.stem}: {changed} matrix products, convolutions and attention operands in float8")
         files.close()
         graphs = {name: in_float8(graph) if name in GRAPHS else graph for name, graph in manifest.graphs.items()}
         about = f"{manifest.about}; {about}"
@@ -138,13 +144,18 @@ def _file_of(graph: str) -> str:
 
 
 def _change(model: ir.Model, largest: Mapping[str, float], path: Path) -> int:
-    """Its products and attentions to those of float8; how many numbers of `largest` it took."""
+    """Its products, convolutions and attentions to those of float8; how many numbers of `largest` it took."""
 
     def seen(name: str) -> float:
         if name not in largest:
             raise BundleError(f"{path}: {name} was not calibrated", todo="calibrate this bundle itself")
         return largest[name]
 
+    if path.stem in PROJECTOR:
+        convolutions = [node for node in model.graph if node.op_type == "Conv" and _convolution_fits(node)]
+        for node in convolutions:
+            _change_convolution(model, node, seen)
+        return _changed(model, len(convolutions))
     products = [node for node in model.graph if _is_product(node) and _fits(node)]
     if not products:
         raise BundleError(
@@ -156,11 +167,55 @@ def _change(model: ir.Model, largest: Mapping[str, float], path: Path) -> int:
     for node in model.graph:
         if node.domain == spec.DOMAIN and node.op_type == spec.BLOCK_SPARSE_ATTENTION.name:
             changed += _change_attention(model, node, seen)
+    return _changed(model, changed)
+
+
+def _changed(model: ir.Model, count: int) -> int:
+    """Takes out what nobody uses now, puts in the new ops' bodies; `count`."""
     for value in list(model.graph.initializers.values()):
         if not value.uses():
             del model.graph.initializers[str(value.name)]
     add_functions(model)
-    return changed
+    return count
+
+
+def _convolution_fits(node: ir.Node) -> bool:
+    """Whether it is one of fused frames, channels last on both sides, whose weight the kernel takes."""
+    x, weight = node.inputs[0], node.inputs[1]
+    before = x.producer() if x is not None else None
+    after = [use.node for use in node.outputs[0].uses()]
+    if before is None or before.op_type != "Transpose" or [taker.op_type for taker in after] != ["Transpose"]:
+        return False
+    if weight is None or weight.const_value is None:
+        return False
+    return _kernel_takes(weight.const_value.shape.numpy())
+
+
+def _kernel_takes(weight: Sequence[int]) -> bool:
+    """Whether it takes one of this shape: [N, C, 3, 3]."""
+    return len(weight) == 4 and not any(n % CHANNELS for n in weight[:2]) and list(weight[2:]) == [3, 3]
+
+
+def _change_convolution(model: ir.Model, node: ir.Node, seen: Callable[[str], float]) -> None:
+    """Convolution and the transposes around it to one node, behind one that rounds."""
+    planes, weight, bias = node.inputs
+    before = planes.producer() if planes is not None else None
+    if before is None or before.inputs[0] is None or weight is None or weight.const_value is None:
+        raise BundleError(f"convolution {node.name} is not of a fused bundle", todo="export it with --fused")
+    x, name = before.inputs[0], str(weight.name)
+    maker = x.producer()
+    of_pixels = maker is not None and maker.op_type == spec.FOLD_PIXELS.name
+    unit = scale_of(LARGEST_PIXEL if of_pixels else seen(name))
+    kernel = weight.const_value.numpy().astype(np.float32).transpose(0, 2, 3, 1)  # [N, 3, 3, C]
+    eighth, of_weight = _eighth(model, name, kernel)
+    scales = _initializer(model, f"{name}.scales", np.array([unit, of_weight]))
+    rounding = _rounding(x, _initializer(model, f"{name}.unit", np.array([unit])))
+    made = ir.node(spec.CONVOLVE_INNER8.name, [rounding.outputs[0], eighth, bias, scales], domain=spec.DOMAIN)
+    after = next(iter(node.outputs[0].uses())).node
+    made.outputs[0].type, made.outputs[0].shape = after.outputs[0].type, after.outputs[0].shape
+    model.graph.insert_before(after, [rounding, made])
+    ir.convenience.replace_all_uses_with(after.outputs[0], made.outputs[0])
+    model.graph.remove([after, node, before], safe=True)
 
 
 def _is_product(node: ir.Node) -> bool:
@@ -187,7 +242,7 @@ def _change_product(model: ir.Model, node: ir.Node, seen: Callable[[str], float]
     if x is None or weight is None or weight.const_value is None:
         raise BundleError(f"product {node.name} has no x or no constant weight", todo="export the bundle again")
     name = str(weight.name)
-    eighth, of_weight = _eighth(model, name, weight.const_value)
+    eighth, of_weight = _eighth(model, name, weight.const_value.numpy().astype(np.float32))
     unit = scale_of(seen(name))
     scales = [[unit] * APART, [of_weight] * APART]
     if node.op_type == spec.LINEAR_GELU.name:
@@ -215,10 +270,15 @@ def _in_float8(
         _become(maker, spec.LAYER_NORM8.name, [*maker.inputs, of_one])
         x.type = ir.TensorType(ir.DataType.FLOAT8E4M3FN)
         return x
-    rounding = ir.node(spec.TO_FLOAT8.name, [x, of_one], domain=spec.DOMAIN)
-    rounding.outputs[0].type, rounding.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT8E4M3FN), x.shape
+    rounding = _rounding(x, of_one)
     model.graph.insert_before(node, rounding)
     return rounding.outputs[0]
+
+
+def _rounding(x: ir.Value, unit: ir.Value) -> ir.Node:
+    rounding = ir.node(spec.TO_FLOAT8.name, [x, unit], domain=spec.DOMAIN)
+    rounding.outputs[0].type, rounding.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT8E4M3FN), x.shape
+    return rounding
 
 
 def _change_attention(model: ir.Model, node: ir.Node, seen: Callable[[str], float]) -> int:
@@ -270,9 +330,8 @@ def _become(node: ir.Node, kind: str, inputs: list[ir.Value | None]) -> None:
         node.replace_input_with(index, value)
 
 
-def _eighth(model: ir.Model, name: str, tensor: ir.TensorProtocol) -> tuple[ir.Value, np.float32]:
-    """A weight in float8, and what a number of it stands for."""
-    full = tensor.numpy().astype(np.float32)  # [N, K]
+def _eighth(model: ir.Model, name: str, full: np.ndarray) -> tuple[ir.Value, np.float32]:
+    """A weight, float32, in float8, and what a number of it stands for."""
     scale = scale_of(float(np.abs(full).max()))
     rounded = (full / scale).clip(-LARGEST, LARGEST).astype(ml_dtypes.float8_e4m3fn)
     return _initializer(model, f"{name}.float8", rounded), scale

@@ -60,6 +60,17 @@ def LinearAdd8(x, weight, bias, scales, residual):
 
 
 @script(_domain, default_opset=op)
+def ConvolveInner8(x, weight, bias, scales):
+    """Convolution of x [T, h + 2, w + 2, C] with weight [N, 3, 3, C] to [T, h, w, N], in bias's type."""
+    unit, weight_unit = op.Split(scales, axis=0, num_outputs=2)
+    picture = op.CastLike(op.Mul(op.Cast(x, to=1), unit), bias)
+    kernel = op.CastLike(op.Mul(op.Cast(weight, to=1), weight_unit), bias)
+    planes = op.Conv(op.Transpose(picture, perm=[0, 3, 1, 2]), op.Transpose(kernel, perm=[0, 3, 1, 2]), bias)
+    out = op.Transpose(planes, perm=[0, 2, 3, 1])
+    return out
+
+
+@script(_domain, default_opset=op)
 def LayerNorm8(x, unit):
     """Standardised x in units of unit [1], rounded to float8."""
     out = op.Cast(op.Div(Standardised(x), unit), to=17)
@@ -95,4 +106,4 @@ def TurnedBack(v, unit):
 def functions() -> list[onnx.FunctionProto]:
     """The bodies; helpers first, some of `onnx_fused`."""
     linear = (ToFloat8, Product8, Linear8, LinearGelu8, LinearAdd8)
-    return [function.to_function_proto() for function in (*linear, LayerNorm8, NormRotate8, TurnedBack)]
+    return [function.to_function_proto() for function in (*linear, ConvolveInner8, LayerNorm8, NormRotate8, TurnedBack)]

@@ -34,6 +34,8 @@ are in float32, results are rounded once.
 - `ConvolveUp`, with ReLU `ConvolveUpRelu`: a 3x3 convolution without bias behind nearest 2x upsampling, as one of 2x2
   taps for each position of an output pixel in its pair of rows and columns; `growth` frames out of each come from
   consecutive rows of the weight.
+- `ConvolveInner8`: a 3x3 convolution of float8 plus bias, for the pixels of x that have all their neighbours; x and the
+  weight stand for as many of the first and the second of `scales`.
 - `ConvolveColours`: a 3x3 convolution plus bias to three colours, channels last to planes.
 - `LastPlanes`: the last frame, channels first.
 - `FoldFrames`: four consecutive frames side by side in the channels, for every second frame, the first two of the first
@@ -155,6 +157,13 @@ _CONVOLVE_UP = (("x", "T"), ("weight", "T"))
 CONVOLVE_UP = Op(name="ConvolveUp", inputs=_CONVOLVE_UP, outputs=(("out", "T"),), attributes=("growth",))
 CONVOLVE_UP_RELU = Op(name="ConvolveUpRelu", inputs=_CONVOLVE_UP, outputs=(("out", "T"),), attributes=("growth",))
 
+# x: [T, h + 2, w + 2, C]; weight: [N, 3, 3, C]; bias: [N]; scales: [2]; out: [T, h, w, N]; C and N multiples of 128
+CONVOLVE_INNER8 = Op(
+    name="ConvolveInner8",
+    inputs=(("x", "float8"), ("weight", "float8"), ("bias", "T"), ("scales", "float")),
+    outputs=(("out", "T"),),
+    attributes=(),
+)
 # x: [T, h, w, C]; weight: [3, 3, 3, C]; bias: [3]; out: [T, 3, h, w]; C a multiple of 128, at most 256
 CONVOLVE_COLOURS = Op(name="ConvolveColours", inputs=_CONVOLVE, outputs=(("out", "T"),), attributes=())
 
@@ -197,6 +206,7 @@ FUSED_OPS = (
     CONVOLVE_PAST,
     CONVOLVE_UP,
     CONVOLVE_UP_RELU,
+    CONVOLVE_INNER8,
     CONVOLVE_COLOURS,
     LAST_PLANES,
     FOLD_FRAMES,

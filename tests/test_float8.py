@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from flashvsr_trt.configs.schedule import Parameters
 from flashvsr_trt.export import bundle as bundles
 from flashvsr_trt.export.demo.reexport import reexport
 from flashvsr_trt.export.demo.ship import FOLDER
-from flashvsr_trt.export.float8 import EIGHTHS, GRAPHS, LARGEST, to_float8
+from flashvsr_trt.export.float8 import EIGHTHS, GRAPHS, LARGEST, PROJECTOR, to_float8
+from flashvsr_trt.export.layouts import LqSizes
 from flashvsr_trt.export.seeded import CONFIGS, random_weights
 from flashvsr_trt.plugins_trt.spec import DOMAIN
 from flashvsr_trt.runtime import open_backend, upscale
@@ -34,15 +36,16 @@ from flashvsr_trt.runtime.flops import LINEAR, step_flops
 CLIP = Path(__file__).parent / "data" / "clip.mp4"
 FRAMES = 25
 PRODUCTS_PER_LAYER = 6  # q, k and v as one; o; q and o of the prompt's attention; two of the feed-forward
+SMALL = replace(CONFIGS["small"], lq=LqSizes(hidden=(128, 128), dim=256))  # as wide as its kernel wants it
 LEAST_PSNR = 38.0  # dB, of the frames against those of fp16
 
 
 @pytest.fixture(scope="module")
 def fp16(tmp_path_factory):
-    """The small seeded network as a fused bundle."""
+    """The small seeded network, its projector a little wider, as a fused bundle."""
     folder = tmp_path_factory.mktemp("fp16") / "bundle"
     options = bundles.Options(fused=True, model="seeded", about="random", meaningful=False, check=False)
-    bundles.export_bundle(random_weights(CONFIGS["small"], 0), folder, options)
+    bundles.export_bundle(random_weights(SMALL, 0), folder, options)
     return folder
 
 
@@ -95,13 +98,15 @@ def test_calibration_sees_every_product(fp16, largest):
     products = [node for node in onnx.load(fp16 / "dit.onnx").graph.node if node.op_type in EIGHTHS]
     assert len(products) == PRODUCTS_PER_LAYER * manifests.load(fp16).sizes.layers
     operands = {f"{kind}.{layer}" for kind in "qkv" for layer in range(manifests.load(fp16).sizes.layers)}
-    assert set(largest) == {node.input[1] for node in products} | operands
+    convolutions = {f"module.conv{number}.conv.weight" for number in (1, 2)}
+    assert set(largest) == {node.input[1] for node in products} | operands | convolutions
+    assert largest["module.conv1.conv.weight"] <= 1  # pixels
     assert all(0 < value < 1e3 for value in largest.values())
 
 
 def test_calibration_is_of_all_frames(fp16, largest):
-    """Noise has larger inputs than grey at the end of the feed-forward: frames beside it hide none."""
-    name, grey = "module.blocks.0.ffn_out.weight", [np.full((32, 32, 3), 128, np.uint8)] * FRAMES
+    """Noise has larger pixels than grey: frames beside it hide none."""
+    name, grey = "module.conv1.conv.weight", [np.full((32, 32, 3), 128, np.uint8)] * FRAMES
     quiet, last, first = (largest_inputs(fp16, frames)[name] for frames in (grey, grey + pictures(), pictures() + grey))
     assert largest[name] > 1.1 * quiet
     assert first >= largest[name]
@@ -160,6 +165,41 @@ def test_attention_and_its_ring(fp8, largest, graph):
         shape = [dim.dim_param or dim.dim_value for dim in tensors[tensor.name].shape.dim]
         assert tuple(shape) == tensor.shape
         assert tensor.shape[-2:] == ((128, 256) if tensor.name[0] == "k" else (256, 128))
+
+
+@pytest.mark.parametrize("graph", PROJECTOR)
+def test_convolutions_of_the_projector(fp16, fp8, largest, graph):
+    """Rounded by hand; the largest pixel is known."""
+    before, after = (onnx.load(folder / f"{graph}.onnx") for folder in (fp16, fp8))
+    full, eighth = (
+        {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.dims} for model in (before, after)
+    )
+    makers = {node.output[0]: node for node in after.graph.node}
+    convolutions = [node for node in after.graph.node if node.op_type == "ConvolveInner8"]
+    assert len(convolutions) == (1 if graph == "lq_proj_first" else 2)
+    assert not [node for node in after.graph.node if node.op_type == "Conv"]
+    for node in convolutions:
+        name = node.input[1].removesuffix(".float8")
+        weight = full[name].astype(np.float32).transpose(0, 2, 3, 1)
+        seen = 1.0 if "conv1" in name else largest[name]
+        of_x, of_weight = eighth[node.input[3]]
+        assert (of_x, of_weight) == (np.float32(seen / LARGEST), np.float32(np.abs(weight).max() / LARGEST))
+        rounding = makers[node.input[0]]
+        assert rounding.op_type == "ToFloat8"
+        assert eighth[rounding.input[1]].tolist() == [of_x]
+        expected = (weight / of_weight).clip(-LARGEST, LARGEST).astype(ml_dtypes.float8_e4m3fn)
+        np.testing.assert_array_equal(eighth[node.input[1]].view(np.uint8), expected.view(np.uint8))
+
+
+def test_a_projector_that_no_kernel_takes_stays_as_it_is(tmp_path):
+    """Tokens of the same bytes."""
+    options = bundles.Options(fused=True, model="seeded", about="", meaningful=False, check=False)
+    bundles.export_bundle(random_weights(CONFIGS["small"], 0), tmp_path / "fp16", options)
+    to_float8(tmp_path / "fp16", tmp_path / "fp8", largest_inputs(tmp_path / "fp16", pictures()), about="")
+    kinds = [
+        [node.op_type for node in onnx.load(tmp_path / name / "lq_proj.onnx").graph.node] for name in ("fp16", "fp8")
+    ]
+    assert kinds[0] == kinds[1]
 
 
 def test_ring_has_half_the_size(fp16, fp8):

@@ -39,6 +39,22 @@ def test_linear_in_float8(op):
     assert (np.abs(expected) * 200 > 448).any()
 
 
+def test_convolution_in_float8():
+    """Of the inner pixels, tap by tap."""
+    x, weight = eighths(numbers(2, 6, 9, 32, seed=1) * 60), eighths(numbers(16, 3, 3, 32, seed=2) * 60)
+    units, bias = np.array([1 / 60, 1 / 900], np.float32), numbers(16, seed=3)
+    (out,) = run(spec.CONVOLVE_INNER8, {"x": x, "weight": weight, "bias": bias, "scales": units})
+    taps = [
+        x[:, row : row + 4, column : column + 7].astype(np.float64) @ weight[:, row, column].astype(np.float64).T
+        for row in range(3)
+        for column in range(3)
+    ]
+    expected = sum(taps) * float(units[0]) * float(units[1]) + bias
+    assert out.dtype == np.float16
+    assert out.shape == (2, 4, 7, 16)
+    np.testing.assert_allclose(out, expected, atol=5e-3, rtol=5e-3)  # its inputs are rounded to float16
+
+
 @pytest.mark.parametrize("op", [spec.TO_FLOAT8, spec.LAYER_NORM8], ids=lambda op: op.name)
 def test_rounding_to_float8(op):
     """ml_dtypes rounds on its own; some numbers are beyond the largest."""

@@ -86,9 +86,11 @@ def draw(op: spec.Op, shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str
     elif (
         "scales" in feed
     ):  # x within float8's normal numbers; results of order one, those in float8 up to 448 and beyond
-        units = [3 / 448, 0.02 / np.sqrt(shapes["weight"][1]), 100][: shapes["scales"][0]]
-        feed["scales"] = np.repeat(np.array(units, np.float32)[:, None], 4, axis=1)
-        feed["scales"][2:, 1:] **= -1
+        units = [3 / 448, 0.02 / np.sqrt(np.prod(shapes["weight"][1:])), 100][: shapes["scales"][0]]
+        feed["scales"] = np.array(units, np.float32)
+        if op is not spec.CONVOLVE_INNER8:
+            feed["scales"] = np.repeat(feed["scales"][:, None], 4, axis=1)
+            feed["scales"][2:, 1:] **= -1
         feed["x"] *= 150
         feed["weight"] = random.standard_normal(shapes["weight"], dtype=np.float32) * 50
     if "unit" in feed:
@@ -157,6 +159,11 @@ CASES = {
     "ConvolvePast": (spec.CONVOLVE_PAST, CONVOLVE | {"weight": (256, 3, 3, 512), "past": (32, 48, 256)}, {}),
     "ConvolveUp": (spec.CONVOLVE_UP, {"x": (2, 32, 48, 256), "weight": (4, 256, 2, 2, 256)}, {"growth": 2}),
     "ConvolveUpRelu": (spec.CONVOLVE_UP_RELU, {"x": (2, 16, 80, 128), "weight": (4, 128, 2, 2, 128)}, {"growth": 1}),
+    "ConvolveInner8": (
+        spec.CONVOLVE_INNER8,
+        {"x": (2, 26, 42, 256), "weight": (256, 3, 3, 256), "bias": (256,), "scales": (2,)},
+        {},
+    ),
     "ConvolveColours": (
         spec.CONVOLVE_COLOURS,
         {"x": (2, 32, 72, 128), "weight": (3, 3, 3, 128), "bias": (3,)},

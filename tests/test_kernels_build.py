@@ -57,7 +57,7 @@ def test_shared_memory_is_checked_by_the_source():
     import dataclasses
     import subprocess
 
-    for name in ("block_sparse_attention", "block_sparse_attention8", "convolve"):
+    for name in ("block_sparse_attention", "block_sparse_attention8", "convolve", "convolve8"):
         hopper = next(kernel for kernel in CUDA_KERNELS if kernel.name == name)
         with pytest.raises(subprocess.CalledProcessError):
             module.compile_cuda(dataclasses.replace(hopper, shared_bytes=1024), 90, find_nvcc())

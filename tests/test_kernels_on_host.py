@@ -242,7 +242,8 @@ def test_adapt_colours(adain, element, bits):
 @pytest.fixture(scope="module")
 def convolve(tmp_path_factory):
     folder = tmp_path_factory.mktemp("convolve")
-    for path in (build.SOURCES / "convolve_sm90.cu", HERE / "fake_cuda/host_hopper/hopper.cuh"):
+    sources = [build.SOURCES / name for name in ("convolve.cuh", "convolve_sm90.cu", "convolve8_sm90.cu")]
+    for path in (*sources, HERE / "fake_cuda/host_hopper/hopper.cuh"):
         shutil.copy(path, folder)  # so that the kernel includes the host's instructions, not Hopper's
     return compiled("convolve", folder, folder)
 
@@ -296,6 +297,24 @@ def test_convolution(convolve, element, frames, height, width, channels, outputs
         expected = np.maximum(expected, 0)
     tolerance = TOLERANCES[element]
     np.testing.assert_allclose(out, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("element", "height", "width"), [("float16", 8, 24), ("bfloat16", 16, 8)])
+def test_convolution_in_float8(convolve, element, height, width):
+    """Of the inner pixels of x; two rounds of channels."""
+    random = np.random.default_rng(height)
+    frames, channels, outputs = 1, 256, 128
+    x = (random.standard_normal((frames, height + 2, width + 2, channels)) * 60).astype(ml_dtypes.float8_e4m3fn)
+    weight = (random.standard_normal((outputs, 3, 3, channels)) * 60).astype(ml_dtypes.float8_e4m3fn)
+    scales = np.array([1 / 60, 1 / 60 / np.sqrt(9 * channels)], np.float32)
+    bias = stored(random.standard_normal(outputs), element)
+    out = np.full((frames, height, width, outputs), 0x7FFF, np.uint16).view(bias.dtype)
+    sizes = (ctypes.c_int * 5)(frames, height, width, channels, outputs)
+    getattr(convolve, f"run_convolve8_{element}")(*pointers(x, weight, scales, bias, out), sizes, 2)
+    full = plain_convolution(x.astype(np.float64), weight.astype(np.float64))[:, 1:-1, 1:-1]
+    expected = full * float(scales[0]) * float(scales[1]) + wide(bias, element)
+    tolerance = TOLERANCES[element]
+    np.testing.assert_allclose(wide(out, element), expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize(

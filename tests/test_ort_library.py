@@ -146,7 +146,7 @@ def test_choice_of_kernels(folder):
         "adapt_colours",
         "adapt_colours16",
     }
-    assert set(hopper) == fast | {"convolve", "block_sparse_attention8"}
+    assert set(hopper) == fast | {"convolve", "convolve8", "block_sparse_attention8"}
     assert set(ampere) == fast
     assert hopper["block_sparse_attention"]["implementation"] == "cuda"
     assert ampere["block_sparse_attention"]["implementation"] == "triton"

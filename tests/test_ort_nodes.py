@@ -46,6 +46,7 @@ LAUNCHES = {
     "ConvolvePast": ["convolve 24x1x1"],
     "ConvolveUp": ["convolve 96x1x1"],
     "ConvolveUpRelu": ["convolve 40x1x1"],
+    "ConvolveInner8": ["convolve8 24x1x1"],
     "LayerNorm": ["layer_norm 96x1x1"],
     "LayerNorm8": ["layer_norm8 96x1x1"],
     "ToFloat8": ["to_float8 288x1x1"],

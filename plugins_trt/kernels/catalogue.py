@@ -101,7 +101,7 @@ class CudaKernel:
 
     Kinds of arguments that are tensor maps, passed by value: "tile", of [tokens, dim] numbers, box [128 tokens, 64
     channels], 128-byte swizzle; "tile8", the same of bytes, box [128 tokens, 128 channels]; "turned8", of
-    [windows * dim, 128] bytes, box [128 channels, 128 tokens]; "map", one that only the C++ launcher makes.
+    [windows * dim, 128] bytes, box [128 channels, 128 tokens]; "map", one that the launcher makes.
     persistent: the product of the grid is its number of items, and it is launched on that many blocks or as many as
     the device has multiprocessors, whichever is fewer. replaces: kernels that it makes superfluous.
     """
@@ -266,7 +266,18 @@ CUDA_KERNELS = (
             " sources:i32 outputs:i32 growth:i32 side:i32 relu:i32"
         ),
         threads=384,
-        shared_bytes=197_760,  # 1024 to align, four stages of 48 KiB, barriers
+        shared_bytes=216_232,  # 1024 to align, two windows of 41 KiB, eight weights of 16 KiB, barriers
+        persistent=True,
+    ),
+    CudaKernel(
+        source="convolve8_sm90.cu",
+        name="convolve8",
+        architectures=(90,),
+        arguments=_arguments(
+            "x:map weight:map scales:*fp32 bias:*T out:*T frames:i32 height:i32 width:i32 channels:i32 outputs:i32"
+        ),
+        threads=384,
+        shared_bytes=216_232,  # as of convolve
         persistent=True,
     ),
     CudaKernel(

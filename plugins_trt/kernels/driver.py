@@ -73,25 +73,34 @@ class Driver:
         return value.value
 
     def tile_map(self, pointer: int, kind: str, dim: int, element: str) -> ctypes.Array[ctypes.c_uint64]:
-        """Tensor map (128 bytes, by value) of a kind of kernels.catalogue: [tokens, dim] numbers of `element` or bytes,
-        or [windows * dim, 128] bytes.
+        """Tensor map of a kind of kernels.catalogue: [tokens, dim] numbers of `element` or bytes, or [windows * dim,
+        128] bytes.
 
         It is told no end of the rows: the ring's length is not known here, and every row read is a listed one.
         """
         item, element = (2, element) if kind == "tile" else (1, "uint8")
         columns = _MAP_ROW_BYTES if kind == "turned8" else dim
+        return self.tensor_map(pointer, element, (columns, _MAP_ALL_ROWS), (_MAP_ROW_BYTES // item, _MAP_ROWS))
+
+    def tensor_map(
+        self, pointer: int, element: str, sizes: tuple[int, ...], box: tuple[int, ...]
+    ) -> ctypes.Array[ctypes.c_uint64]:
+        """Tensor map (128 bytes, by value) of a dense tensor, innermost dimension first, whose boxes are copied in the
+        128-byte swizzle; what lies outside is zeros."""
+        rank, item = len(sizes), 1 if element == "uint8" else 2
+        strides = [item * math.prod(sizes[: axis + 1]) for axis in range(rank - 1)]
         storage = (ctypes.c_uint64 * 24)()
         aligned = ctypes.addressof(storage) + 63 & ~63
         self.call(
             "cuTensorMapEncodeTiled",
             ctypes.c_void_p(aligned),
             _MAP_TYPES[element],
-            2,
+            rank,
             ctypes.c_void_p(pointer),
-            (ctypes.c_uint64 * 2)(columns, _MAP_ALL_ROWS),
-            (ctypes.c_uint64 * 1)(item * columns),
-            (ctypes.c_uint32 * 2)(_MAP_ROW_BYTES // item, _MAP_ROWS),
-            (ctypes.c_uint32 * 2)(1, 1),
+            (ctypes.c_uint64 * rank)(*sizes),
+            (ctypes.c_uint64 * (rank - 1))(*strides),
+            (ctypes.c_uint32 * rank)(*box),
+            (ctypes.c_uint32 * rank)(*[1] * rank),
             0,  # not interleaved
             _MAP_SWIZZLE_128B,
             _MAP_PROMOTION_256B,
@@ -125,8 +134,8 @@ class Kernel:
     entry: dict[str, Any]
     function: ctypes.c_void_p
 
-    def launch(self, grid: tuple[int, int, int], stream: int, **arguments: int) -> None:
-        """Enqueues the kernel. Pointers are device addresses; nothing is allocated."""
+    def launch(self, grid: tuple[int, int, int], stream: int, **arguments: Any) -> None:
+        """Enqueues the kernel. Pointers are device addresses, a "map" is Driver.tensor_map's; nothing is allocated."""
         if self.entry["persistent"]:
             grid = (min(math.prod(grid), self.driver.multiprocessors()), 1, 1)
         values = [self._value(kind, arguments[name], arguments) for name, kind in self.entry["arguments"]]
@@ -145,7 +154,9 @@ class Kernel:
             None,
         )
 
-    def _value(self, kind: str, value: int, arguments: Mapping[str, int]) -> Any:
+    def _value(self, kind: str, value: Any, arguments: Mapping[str, Any]) -> Any:
+        if kind == "map":
+            return value
         if kind in MAP_KINDS:
             return self.driver.tile_map(value, kind, arguments["dim"], self.entry["element"])
         return (ctypes.c_uint64 if kind.startswith("*") else _INTEGERS[kind])(value)

@@ -37,7 +37,7 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 def calibrate(
     bundle: Path, clip: str, output: Path, overwrite: bool, frames: int, scale: float, threads: int | None
 ) -> None:
-    """Make a bundle whose DiT computes in FP8, for ONNX Runtime on GPUs from RTX 40 and H100 on.
+    """Make a bundle whose DiT and LQ projector compute in FP8, for ONNX Runtime on GPUs from RTX 40 and H100 on.
 
     BUNDLE is one of `export --fused` in fp16. CLIP shows what numbers to expect: a few frames of the kind of video that
     it is for, and small, since it runs on the CPU.
@@ -102,8 +102,9 @@ def largest_inputs(
     """Runs `frames` (uint8 [height, width, 3]) through a fused bundle on the CPU.
 
     Returns:
-        What `export.float8.to_float8` asks for: of each fused product of the DiT, by its weight's name, the largest |x|
-        that came in; of each attention the largest query, key and value.
+        What `export.float8.to_float8` asks for: of each fused product of the DiT and each convolution of the LQ
+        projector, by its weight's name, the largest |x| that came in; of each attention the largest query, key and
+        value.
 
     Raises:
         BundleError: the bundle is not a fused one.
@@ -128,16 +129,16 @@ def write(bundle: Path, output: Path, largest: Mapping[str, float], *, about: st
 
 
 class Watching(OrtCpu):
-    """Notes the largest inputs of the DiT's products and attentions: `largest`, by name."""
+    """Notes the largest inputs of products, attentions and the projector's convolutions: `largest`, by name."""
 
     def __init__(self, threads: int | None = None) -> None:
         super().__init__(threads)
         self.largest: dict[str, float] = {}
 
     def load(self, path: Path, graph: Graph, symbols: Mapping[str, int] = NOTHING) -> StepGraph:
-        from flashvsr_trt.export.float8 import GRAPHS, SEEN, watched
+        from flashvsr_trt.export.float8 import GRAPHS, PROJECTOR, SEEN, watched
 
-        if graph.name not in GRAPHS:
+        if graph.name not in GRAPHS + PROJECTOR:
             return super().load(path, graph, symbols)
         session = self.open(path, watched(path))
         names = [output.name for output in session.get_outputs() if output.name.startswith(SEEN)]

@@ -1,4 +1,4 @@
-// Launches the convolutions of csrc/kernels/convolve_sm90.cu.
+// Launches the convolutions of csrc/kernels/convolve_sm90.cu and convolve8_sm90.cu.
 #pragma once
 
 #include <cuda.h>
@@ -22,10 +22,22 @@ struct ConvolutionTensors {
   void* out;
 };
 
+// In 8 bits, of the inner pixels: x is one pixel larger on every side.
+struct InnerConvolution {
+  int frames, height, width, channels, outputs;
+};
+struct InnerTensors {
+  const void *x, *weight, *scales, *bias;
+  void* out;
+};
+
 // Whether the device of the calling thread's context has the kernel.
 bool can_convolve();
+bool can_convolve8();
 
 void enqueue_convolution(const Fused& kernels, Element element, const Convolution& sizes,
                          const ConvolutionTensors& tensors, CUstream stream);
+void enqueue_convolution8(const Fused& kernels, const InnerConvolution& sizes, const InnerTensors& tensors,
+                          CUstream stream);
 
 }  // namespace flashvsr

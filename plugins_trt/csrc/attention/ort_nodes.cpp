@@ -87,6 +87,25 @@ class ConvolveNode : public Node {
   std::shared_ptr<const Fused> kernels_;
 };
 
+class ConvolveInner8Node : public Node {
+ public:
+  ConvolveInner8Node(const OrtApi& api, const OrtKernelInfo* info, Element element)
+      : Node(api, info), kernels_(shared_kernels<Fused>(device(), element)) {}
+
+  void compute(const Call& call) override {
+    const Shape x = call.shape(0), weight = call.shape(1);
+    demand(x.size() == 4 && x[1] > 2 && x[2] > 2, "x is " + text(x));
+    demand(weight.size() == 4 && weight == Shape({weight[0], 3, 3, x[3]}), "x is " + text(x) + ", weight " + text(weight));
+    demand(call.shape(2) == Shape{weight[0]} && call.shape(3) == Shape{2}, "bias is " + text(call.shape(2)));
+    void* out = call.output(0, {x[0], x[1] - 2, x[2] - 2, weight[0]});
+    enqueue_convolution8(*kernels_, {int(x[0]), int(x[1] - 2), int(x[2] - 2), int(x[3]), int(weight[0])},
+                         {call.input(0), call.input(1), call.input(3), call.input(2), out}, call.stream());
+  }
+
+ private:
+  std::shared_ptr<const Fused> kernels_;
+};
+
 class ConvolveColoursNode : public Node {
  public:
   ConvolveColoursNode(const OrtApi& api, const OrtKernelInfo* info, Element element)
@@ -228,6 +247,7 @@ const std::vector<NodeKind>& node_kinds() {
       {&spec::kConvolvePast, make<ConvolveNode<Form::kPast>>, can_convolve},
       {&spec::kConvolveUp, make<ConvolveNode<Form::kUp>>, can_convolve},
       {&spec::kConvolveUpRelu, make<ConvolveNode<Form::kUpRelu>>, can_convolve},
+      {&spec::kConvolveInner8, make<ConvolveInner8Node>, can_convolve8},
       {&spec::kConvolveColours, make<ConvolveColoursNode>, has_fused},
       {&spec::kLastPlanes, make<LastPlanesNode>, has_fused},
       {&spec::kFoldFrames, make<FoldNode<false>>, has_fused},

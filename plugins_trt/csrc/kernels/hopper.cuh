@@ -110,6 +110,13 @@ __device__ __forceinline__ uint64_t swizzled_matrix(uint32_t address, uint32_t g
   return kSwizzle128 | kEightRows | static_cast<uint64_t>(group >> 4) << 16 | (address & 0x3FFFF) >> 4;
 }
 
+// Shared-memory matrix of 64 rows of 128 bytes in eights, `stride` bytes from one to the next. Each eight may begin at any
+// row of the swizzle pattern, which goes by the address alone: the descriptor's base offset stays 0 (seen on an H200).
+__device__ __forceinline__ uint64_t swizzled_lines(uint32_t address, uint32_t stride) {
+  constexpr uint64_t kSwizzle128 = 1ull << 62;
+  return kSwizzle128 | static_cast<uint64_t>(stride >> 4) << 32 | (address & 0x3FFFF) >> 4;
+}
+
 // Orders register writes before the next mma's reads of accumulators and of A.
 __device__ __forceinline__ void mma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 

@@ -116,7 +116,10 @@ template <int>
 void take_registers() {}
 
 inline std::uint64_t swizzled_matrix(std::uint32_t address, std::uint32_t group) {
-  return static_cast<std::uint64_t>(group >> 4) << 32 | (address & 0x3FFFF) >> 4;
+  return 1024ull >> 4 << 48 | static_cast<std::uint64_t>(group >> 4) << 32 | (address & 0x3FFFF) >> 4;
+}
+inline std::uint64_t swizzled_lines(std::uint32_t address, std::uint32_t stride) {
+  return static_cast<std::uint64_t>(stride >> 4) << 48 | (address & 0x3FFFF) >> 4;
 }
 inline void mma_fence() {}
 inline void mma_commit() {}
@@ -170,11 +173,13 @@ float at(std::uint32_t address) {
 // Number k of a row that lies along K, and row k, column n of one that lies along N.
 template <class T>
 float element(std::uint64_t matrix, int row, int k) {
-  return at<T>(static_cast<std::uint32_t>(matrix << 4) + 128 * row + sizeof(typename T::Bits) * k);
+  const auto eight_rows = static_cast<std::uint32_t>(matrix >> 48) << 4;
+  return at<T>(static_cast<std::uint32_t>(matrix << 4) + eight_rows * (row / 8) + 128 * (row % 8) +
+               sizeof(typename T::Bits) * k);
 }
 template <class T>
 float transposed(std::uint64_t matrix, int k, int n) {
-  const auto group = static_cast<std::uint32_t>(matrix >> 32) << 4;
+  const auto group = (static_cast<std::uint32_t>(matrix >> 32) & 0xFFFF) << 4;
   return at<T>(static_cast<std::uint32_t>(matrix << 4) + group * (n / 64) + 128 * k + 2 * (n % 64));
 }
 

@@ -20,7 +20,7 @@ STAGES = (  # the kernels, in launch order
 EIGHTHS = {"window_means": "window_means8", "block_sparse_attention": "block_sparse_attention8"}  # of float8
 _ALIGN = 256
 _MEANS_BLOCK = 128  # channels of one program of window_means, see kernels.build
-_SCORES_GROUP = 8  # query windows of one block of group_scores, see csrc/kernels/selection.cu
+_SCORES_GROUP = 4  # query windows of one block of group_scores, see csrc/kernels/selection.cu
 
 
 @dataclass(frozen=True, kw_only=True)

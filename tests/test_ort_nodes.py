@@ -36,7 +36,7 @@ LAUNCHES = {
     "NormRotate8": ["norm_rotate8 96x2x1", "turn_values8 6x12x1"],
     "BlockSparseAttention8": [
         "window_means8 24x12x1",
-        "group_scores 1x12x1",
+        "group_scores 2x12x1",
         "select_windows 12x1x1",
         "block_sparse_attention8 72x1x1",
     ],

@@ -110,6 +110,19 @@ T __shfl_xor_sync(unsigned all, T value, int distance) {
   return __shfl_sync(all, value, static_cast<int>(threadIdx.x % 32) ^ distance);
 }
 
+template <class T>
+T __shfl_up_sync(unsigned, T value, int distance) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  return __shfl_sync(~0u, value, lane < distance ? lane : lane - distance);
+}
+
+inline unsigned __ballot_sync(unsigned, bool value) {
+  unsigned bits = 0;
+  int lane = 0;
+  for (const std::uint64_t one : host::everyones(value)) bits |= static_cast<unsigned>(one != 0) << lane++;
+  return bits;
+}
+
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline void __syncthreads() { host::block->barrier.arrive_and_wait(); }
 inline void __syncwarp() { host::block->warps[threadIdx.x / 32].barrier.arrive_and_wait(); }

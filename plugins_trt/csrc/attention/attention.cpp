@@ -17,7 +17,7 @@ namespace {
 
 constexpr std::size_t kAlign = 256;
 constexpr int kMeansBlock = 128;  // channels of one block of window_means
-constexpr int kScoresGroup = 8;   // query windows of one block of group_scores, see csrc/kernels/selection.cu
+constexpr int kScoresGroup = 4;   // query windows of one block of group_scores, see csrc/kernels/selection.cu
 constexpr int kMaxArguments = 32;
 
 enum Value {

@@ -203,8 +203,8 @@ struct Consumer {
   __device__ __forceinline__ void load_bias(const Storage* from) {
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
-      const Storage* pair = from + 8 * i + 2 * (threadIdx.x % 4);
-      bias[i / 4][i % 4] = from == nullptr ? 0 : __ldg(reinterpret_cast<const uint32_t*>(pair));
+      const int pair = 8 * i + 2 * static_cast<int>(threadIdx.x % 4);
+      bias[i / 4][i % 4] = from == nullptr ? 0 : __ldg(reinterpret_cast<const uint32_t*>(from + pair));
     }
   }
 

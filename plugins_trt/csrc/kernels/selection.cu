@@ -10,6 +10,13 @@
 
 #include <cstdint>
 
+#ifndef FLASHVSR_SHARED
+#define FLASHVSR_SHARED __shared__  // memory of a block
+#endif
+#ifndef FLASHVSR_MOST_SHARED
+#define FLASHVSR_MOST_SHARED 2048  // key windows whose scores stay in shared memory until they are normalised
+#endif
+
 namespace {
 
 constexpr int kTokens = 128;
@@ -58,7 +65,7 @@ __device__ void mean_of_window(const uint4* q, const uint4* k, const uint4* k_ca
   constexpr int kVector = 2 * sizeof(uint4) / sizeof(Pair);   // numbers of a 16-byte load
   constexpr int kColumns = kChannels / kVector;               // threads side by side
   constexpr int kParts = kMeansThreads / kColumns;            // threads below each other
-  __shared__ float partial[kParts][kChannels];
+  FLASHVSR_SHARED float partial[kParts][kChannels];
   const int j = static_cast<int>(blockIdx.x) - q_windows;
   const uint4* source = q;
   int64_t window = blockIdx.x;
@@ -124,12 +131,14 @@ namespace {
 
 constexpr int kScoreThreads = 512;
 constexpr int kScoreWarps = kScoreThreads / 32;
-constexpr int kScoreQueries = 8;  // query windows of one block
+constexpr int kScoreQueries = 4;  // query windows of one block
+constexpr int kAlike = 32 / kScoreQueries;
+constexpr int kMostShared = FLASHVSR_MOST_SHARED;
 
-// Sums eight numbers over the warp: lane l ends with the sum of number l / 4 (in four lanes alike).
-__device__ __forceinline__ float warp_sums(float (&number)[8], int lane) {
+// Sums four numbers over the warp: lane l ends with the sum of number l / 8 (in eight lanes alike).
+__device__ __forceinline__ float warp_sums(float (&number)[kScoreQueries], int lane) {
 #pragma unroll
-  for (int half = 4, distance = 16; half >= 1; half /= 2, distance /= 2) {
+  for (int half = kScoreQueries / 2, distance = 16; half >= 1; half /= 2, distance /= 2) {
 #pragma unroll
     for (int i = 0; i < half; ++i) {
       const bool upper = lane & distance;
@@ -138,15 +147,15 @@ __device__ __forceinline__ float warp_sums(float (&number)[8], int lane) {
     }
   }
   float sum = number[0];
-  sum += __shfl_xor_sync(kAll, sum, 2);
-  sum += __shfl_xor_sync(kAll, sum, 1);
+#pragma unroll
+  for (int distance = kAlike / 2; distance >= 1; distance /= 2) sum += __shfl_xor_sync(kAll, sum, distance);
   return sum;
 }
 
 }  // namespace
 
 // softmax(q.k / sqrt(128)) over all key windows, 0 outside the local range: [heads, q_windows, k_windows].
-// Grid (q_windows / 8 rounded up, heads). Every query window has its own window in range.
+// Grid (q_windows / 4 rounded up, heads). Every query window has its own window in range.
 extern "C" __global__ void __launch_bounds__(kScoreThreads)
     group_scores(const float* q_means, const float* k_means, float* scores, int q_windows, int k_windows, int rows,
                   int columns, int dim, int local_range) {
@@ -154,16 +163,19 @@ extern "C" __global__ void __launch_bounds__(kScoreThreads)
   const int head = blockIdx.y, first = blockIdx.x * kScoreQueries;
   const int here = min(kScoreQueries, q_windows - first);
   const int win = rows * columns;
+  FLASHVSR_SHARED float lines[kScoreQueries * kMostShared];
   float* out = scores + (static_cast<int64_t>(head) * q_windows + first) * k_windows;
+  const bool fits = k_windows <= kMostShared;
+  float* raw = fits ? lines : out;  // [here, k_windows]
   float4 query[kScoreQueries];
 #pragma unroll
   for (int i = 0; i < kScoreQueries; ++i) {
     const int64_t row = min(first + i, q_windows - 1);
     query[i] = *reinterpret_cast<const float4*>(q_means + row * dim + head * kChannels + 4 * lane);
   }
-  const int mine = first + lane / 4;  // the query whose sum this lane ends with
+  const int mine = first + lane / kAlike;  // the query whose sum this lane ends with
   const int top = mine % win / columns - local_range / 2, left = mine % columns - local_range / 2;
-#pragma unroll 2
+#pragma unroll 4
   for (int j = warp; j < k_windows; j += kScoreWarps) {
     const int row = j % win / columns - top, column = j % columns - left;
     const bool inside = row >= 0 && row < local_range && column >= 0 && column < local_range;
@@ -179,20 +191,20 @@ extern "C" __global__ void __launch_bounds__(kScoreThreads)
       const float sum = warp_sums(sums, lane);
       if (inside) score = sum * 0.08838834764831845f;  // 1/sqrt(128)
     }
-    if (lane % 4 == 0 && lane / 4 < here) out[static_cast<int64_t>(lane / 4) * k_windows + j] = score;
+    if (lane % kAlike == 0 && lane / kAlike < here) raw[static_cast<int64_t>(lane / kAlike) * k_windows + j] = score;
   }
   __syncthreads();
   if (warp >= here) return;
-  float* line = out + static_cast<int64_t>(warp) * k_windows;
+  float *line = raw + static_cast<int64_t>(warp) * k_windows, *result = out + static_cast<int64_t>(warp) * k_windows;
   float highest = -INFINITY;
   for (int j = lane; j < k_windows; j += 32) highest = fmaxf(highest, line[j]);
   for (int distance = 16; distance > 0; distance /= 2) {
     highest = fmaxf(highest, __shfl_xor_sync(kAll, highest, distance));
   }
   float total = 0.0f;
-  for (int j = lane; j < k_windows; j += 32) total += expf(line[j] - highest);
+  for (int j = lane; j < k_windows; j += 32) total += line[j] = expf(line[j] - highest);
   for (int distance = 16; distance > 0; distance /= 2) total += __shfl_xor_sync(kAll, total, distance);
-  for (int j = lane; j < k_windows; j += 32) line[j] = expf(line[j] - highest) / total;
+  for (int j = lane; j < k_windows; j += 32) result[j] = line[j] / total;
 }
 
 // --- Selection
@@ -202,6 +214,7 @@ namespace {
 constexpr int kSelectThreads = 1024;
 constexpr int kSelectWarps = kSelectThreads / 32;
 constexpr int kBins = 2048;
+constexpr int kHeld = 20;  // numbers that a thread keeps from pass to pass, where all of them fit
 
 struct SelectShared {
   int bins[kBins];
@@ -215,6 +228,13 @@ struct SelectShared {
 // pass from the top: such numbers order like their bits. Zeros are not counted: half of the scores are, and all would
 // meet in one bin.
 __device__ float nth_largest(const float* numbers, int count, int wanted, SelectShared& shared) {
+  const bool fits = count <= kHeld * kSelectThreads;
+  float held[kHeld];
+#pragma unroll
+  for (int i = 0; i < kHeld; ++i) {
+    const int at = i * kSelectThreads + static_cast<int>(threadIdx.x);
+    held[i] = fits && at < count ? numbers[at] : 0.0f;
+  }
   unsigned prefix = 0;
 #pragma unroll
   for (int pass = 0; pass < 3; ++pass) {
@@ -223,11 +243,15 @@ __device__ float nth_largest(const float* numbers, int count, int wanted, Select
     for (int bin = threadIdx.x; bin < kBins; bin += kSelectThreads) shared.bins[bin] = 0;
     if (threadIdx.x == 0) shared.wanted[pass] = 0;
     __syncthreads();
-#pragma unroll 4
-    for (int i = threadIdx.x; i < count; i += kSelectThreads) {
-      const unsigned bits = __float_as_uint(numbers[i]);
+    const auto tally = [&](float number) {
+      const unsigned bits = __float_as_uint(number);
       const bool active = bits != 0 && (pass == 0 || bits >> (above & 31) == prefix >> (above & 31));
       if (active) atomicAdd(&shared.bins[bits >> shift & ((1u << (above - shift)) - 1)], 1);
+    };
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) tally(held[i]);
+    if (!fits) {
+      for (int i = threadIdx.x; i < count; i += kSelectThreads) tally(numbers[i]);
     }
     __syncthreads();
     const int high = kBins - 1 - 2 * static_cast<int>(threadIdx.x);  // two bins a thread, the highest first
@@ -268,10 +292,10 @@ __device__ void order_items(const int* counts, int* order, int items, int k_wind
 
 // Per head and query slab (one block each): the (min(topk, n-1)+1)-th largest of its n scores; ascending lists of the
 // key windows above it and their counts; the block that finishes last orders all items for the attention.
-extern "C" __global__ void __launch_bounds__(kSelectThreads)
+extern "C" __global__ void __launch_bounds__(kSelectThreads, 1)
     select_windows(const float* scores, const int64_t* topk, int* lists, int* counts, int* order, int* finished,
                    int items, int k_windows, int win) {
-  __shared__ SelectShared shared;
+  FLASHVSR_SHARED SelectShared shared;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int count = win * k_windows;
   const int64_t first = static_cast<int64_t>(blockIdx.x) * win;  // items of one (head, slab) are adjacent
@@ -281,6 +305,7 @@ extern "C" __global__ void __launch_bounds__(kSelectThreads)
   for (int i = warp; i < win; i += kSelectWarps) {
     int* list = lists + (first + i) * k_windows;
     int found = 0;
+#pragma unroll 4
     for (int begin = 0; begin < k_windows; begin += 32) {
       const int j = begin + lane;
       const bool keep = j < k_windows && mine[static_cast<int64_t>(i) * k_windows + j] > threshold;

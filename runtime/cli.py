@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import threading
@@ -57,6 +58,8 @@ class Cli(click.Group):
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
         """Runs a command and ends the process with its exit code."""
         console.reset()
+        if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+            sys.stdout.reconfigure(errors=console.UNPRINTABLE)
         extra["standalone_mode"] = False
         extra["obj"] = list(sys.argv[1:] if args is None else args)  # as typed, for the command that resumes
         try:

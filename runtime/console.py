@@ -14,6 +14,9 @@ import click
 from flashvsr_trt.configs.errors import UsageError
 
 LOG = logging.getLogger("flashvsr_trt")
+# What becomes of characters that a stream cannot encode, such as the bytes of a file name that are not UTF-8. stderr
+# does so by itself.
+UNPRINTABLE = "backslashreplace"
 LEVELS = ("error", "warning", "info", "debug")
 _PREFIXES = {logging.DEBUG: ("debug: ", "2"), logging.WARNING: ("warning: ", "33"), logging.ERROR: ("error: ", "1;31")}
 
@@ -83,7 +86,7 @@ def add_log_file(path: Path) -> None:
         UsageError: it cannot be written.
     """
     try:
-        handler = logging.FileHandler(path, encoding="utf-8")
+        handler = logging.FileHandler(path, encoding="utf-8", errors=UNPRINTABLE)
     except OSError as error:
         raise UsageError(f"--log-file {path} cannot be written: {error.strerror}", todo="name another") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

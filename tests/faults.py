@@ -9,6 +9,7 @@ encoded, a packet joined, an fsync (before and after), a rename (before and afte
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -106,6 +107,9 @@ class Moments:
 def in_child(name: str, at: int | None) -> tuple[int, list[str]]:
     """Runs the job in a forked process that is killed at a moment; (wait status, moments it has seen)."""
     reader, writer = os.pipe()
+    # PyAV 19 leaves the filter graph of an audio resampler in a cycle. Collected in the child, it would wait for its
+    # threads for ever, which a fork does not copy.
+    gc.collect()
     child = os.fork()
     if child == 0:
         code = 1

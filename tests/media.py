@@ -83,7 +83,7 @@ def write_clip(path: Path, pictures: Sequence[NDArray[np.uint8]], clip: Clip | N
     """Writes `pictures` (uint8 RGB [H, W, 3]; they may differ in size) as a video file."""
     clip = clip or Clip()
     base = clip.time_base or 1 / clip.rate
-    with av.open(str(path), "w", metadata_errors="strict") as output:
+    with av.open(str(path), "w") as output:
         output.metadata.update(clip.tags)
         video = output.add_stream(clip.codec, rate=clip.rate, options=clip.options)
         video.height, video.width = pictures[0].shape[:2]

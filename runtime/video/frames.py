@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import cast
@@ -155,6 +156,11 @@ class ReadStats:
     @property
     def clean(self) -> bool:
         return not (self.repeated or self.concealed or self.retimed or self.skipped or self.missing or self.grown)
+
+
+def readable(text: str) -> str:
+    """The text with U+FFFD for each surrogate, i.e. each byte that was not UTF-8: encoders refuse surrogates."""
+    return re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
 
 
 def rotation_of(matrix: tuple[int, ...] | None) -> int:

@@ -22,6 +22,7 @@ from flashvsr_trt.configs.errors import InputError, UsageError
 from flashvsr_trt.runtime.video.colour import RgbReader, bit_depth, read_colours
 from flashvsr_trt.runtime.video.cut import Position
 from flashvsr_trt.runtime.video.frames import Frame, FrameTiming, Pixels, ReadStats, SourceInfo
+from flashvsr_trt.runtime.video.probe import KEEP_TAGS
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 # Written by Pillow, 8 bit; PNG is written by FFmpeg, which knows 16-bit RGB.
@@ -133,7 +134,7 @@ class ImageSource:
     def _decoded(self, path: Path) -> VideoFrame | None:
         try:
             # A file object: FFmpeg would take % in a name for a pattern.
-            with path.open("rb") as file, av.open(file, "r", metadata_errors="replace") as container:
+            with path.open("rb") as file, av.open(file, "r", **KEEP_TAGS) as container:
                 return next(container.decode(video=0))
         except (FFmpegError, OSError, StopIteration, IndexError, ValueError) as error:
             self.stats.complain(f"{path.name}: {error or type(error).__name__}")

@@ -12,7 +12,7 @@ from av.video.stream import VideoStream
 
 from flashvsr_trt.runtime.video.frames import ColourTags, SourceInfo
 from flashvsr_trt.runtime.video.options import QSCALE_CODECS, EncoderSettings
-from flashvsr_trt.runtime.video.probe import open_container
+from flashvsr_trt.runtime.video.probe import KEEP_TAGS, open_container
 from flashvsr_trt.runtime.video.streams import StreamCopier, copy_tags
 
 _QP2LAMBDA = 118  # FFmpeg's FF_QP2LAMBDA
@@ -51,7 +51,7 @@ def open_output(
         with_source = info.kind == "video" and info.path != "-"
         source = open_container(info.path) if with_source else None
         options = _container_options(target.muxer, source)
-        output = av.open(file, "w", format=target.muxer, container_options=options)
+        output = av.open(file, "w", format=target.muxer, container_options=options, **KEEP_TAGS)
         stream = add_video(output, info, target)
         if source is not None:
             with source:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import av
 import av.container
@@ -18,9 +18,13 @@ from av.video.stream import VideoStream
 
 from flashvsr_trt.configs.errors import InputError
 from flashvsr_trt.runtime.video.colour import bit_depth, read_colours
-from flashvsr_trt.runtime.video.frames import SourceInfo, StreamInfo
+from flashvsr_trt.runtime.video.frames import SourceInfo, StreamInfo, readable
 
 STDIN = "-"
+# For av.open, of the source and of the output. Old files have tags in other encodings than UTF-8: such bytes are read
+# as surrogates and written as the bytes that they were. PyAV 18 refuses the file unless told to do so; PyAV 19 does it
+# by itself and refuses the argument. Text from tags that people are to read goes through `readable`.
+KEEP_TAGS: dict[str, Any] = {"metadata_errors": "surrogateescape"} if av.__version__.startswith("18.") else {}
 
 
 def open_container(path: str) -> av.container.InputContainer:
@@ -34,7 +38,7 @@ def open_container(path: str) -> av.container.InputContainer:
             return av.open(sys.stdin.buffer, "r", format="yuv4mpegpipe")
         _check_readable(Path(path))
         # "file:" keeps FFmpeg from taking a name with a colon for a protocol or one with % for a pattern.
-        return av.open(f"file:{path}", "r", metadata_errors="replace")
+        return av.open(f"file:{path}", "r", **KEEP_TAGS)
     except (FFmpegError, ValueError) as error:
         raise _refusal(path, error) from error
 
@@ -102,14 +106,16 @@ def main_video(container: av.container.InputContainer, path: str) -> VideoStream
 
 def codec_name(stream: Stream) -> str:
     context = stream.codec_context
-    return context.codec.canonical_name if context is not None else (stream.name or "unknown")
+    if context is not None:
+        return context.codec.canonical_name
+    return readable(stream.name or "unknown")  # an attachment's is its file name, which is a tag
 
 
 def describe(path: str, container: av.container.InputContainer, stream: VideoStream, first: VideoFrame) -> SourceInfo:
     """Everything the container and the first decoded frame say."""
     colour, notes = read_colours(first)
-    rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-    time_base = stream.time_base or 1 / rate
+    rate = _fraction(stream.average_rate or stream.guessed_rate or 25)
+    time_base = _fraction(stream.time_base or 1 / rate)
     if first.interlaced_frame:
         notes.append("the source is interlaced: its frames are upscaled as stored, combing included")
     # Of a pipe FFmpeg knows only what it has seen.
@@ -122,20 +128,25 @@ def describe(path: str, container: av.container.InputContainer, stream: VideoStr
         codec=codec_name(stream),
         width=first.width,
         height=first.height,
-        rate=Fraction(rate),
-        time_base=Fraction(time_base),
+        rate=rate,
+        time_base=time_base,
         pix_fmt=first.format.name,
         bit_depth=bit_depth(first.format.name),
         colour=colour,
         frames=frames,
         frames_exact=exact,
         duration=duration,
-        sample_aspect=Fraction(aspect) if aspect and aspect != 1 else None,
+        sample_aspect=_fraction(aspect) if aspect and aspect != 1 else None,
         display_matrix=display_matrix(first),
         streams=tuple(_stream_info(s) for s in container.streams if s.index != stream.index),
         chapters=len(container.chapters()),
         notes=tuple(notes),
     )
+
+
+def _fraction(value: Any) -> Fraction:
+    """Of PyAV 18's fractions and PyAV 19's own rationals, which round to 32 bits when computed with each other."""
+    return Fraction(value)
 
 
 def _length(
@@ -157,7 +168,7 @@ def display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
     try:
         side_data = frame.side_data.get("DISPLAYMATRIX")
     except ValueError:
-        # PyAV gives up on all side data where one kind is unknown to it; the angle it reads by another way.
+        # PyAV 18 gives up on all side data where one kind is unknown to it; the angle it reads by another way.
         return None if not frame.rotation else quarter_turn(frame.rotation)
     if side_data is None:
         return None
@@ -175,8 +186,8 @@ def quarter_turn(degrees: int) -> tuple[int, ...]:
 
 def _stream_info(stream: Stream) -> StreamInfo:
     kind = "cover" if stream.disposition & Disposition.attached_pic else str(stream.type)
-    detail = str(stream.metadata.get("title", stream.metadata.get("filename", "")))
+    detail = readable(stream.metadata.get("title", stream.metadata.get("filename", "")))
     if kind == "audio" and stream.codec_context is not None:
         audio = cast(av.AudioStream, stream)
         detail = f"{audio.codec_context.sample_rate} Hz {audio.codec_context.layout.name} {detail}".strip()
-    return StreamInfo(stream.index, kind, codec_name(stream), stream.language or "", detail)
+    return StreamInfo(stream.index, kind, codec_name(stream), readable(stream.language or ""), detail)

@@ -174,7 +174,7 @@ _DENOISE = ("lq_proj", "dit")
 def _denoise(manifest: Manifest, size: tuple[int, int], options: Options) -> _Part:
     sizes, pixels = manifest.sizes, prod(size)
     hidden = 4 * (4 * sizes.lq_hidden[0] + 2 * sizes.lq_hidden[1]) * 4
-    projector = 900 * pixels + hidden * pixels // TOKEN
+    projector = 500 * pixels + hidden * pixels // TOKEN
     # Counted in tensors [tokens of the step, dim]: 15 in step 0, later 25, for the cached slabs are gathered.
     dit = 4 * sizes.dim * 25 * STEP_LATENTS * pixels // TOKEN
     first = 4 * sizes.dim * 15 * FIRST_LATENTS * pixels // TOKEN

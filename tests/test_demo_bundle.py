@@ -117,7 +117,7 @@ def test_better_than_bicubic_on_a_photograph_it_never_saw():
     bicubic = np.stack([resized(frame, height, width) for frame in low])
     result = np.stack(list(upscale(low, backend=open_backend("cpu"))))
 
-    # Measured: +0.93 dB, flicker 0.95 of bicubic's. The least that the model is shipped with, and room for other CPUs.
+    # Measured: +1.22 dB, flicker 0.93 of bicubic's. The least that the model is shipped with, and room for other CPUs.
     assert psnr(result, truth) - psnr(bicubic, truth) >= 0.7
     assert ssim(result, truth) - ssim(bicubic, truth) >= 0.015
     changes = np.diff(truth.astype(np.int16), axis=0)
@@ -160,7 +160,7 @@ def test_reexport_refuses_what_it_cannot_read_back(seeded_bundle_fp16, tmp_path)
         reexport(seeded_bundle_fp16, tmp_path / "again")
 
 
-@pytest.mark.parametrize("name", ["", "-continued", "-decoder", "-tf32", "-photographs", "-psnr"])
+@pytest.mark.parametrize("name", ["", "-continued", "-decoder", "-tf32", "-photographs", "-psnr", "-coarse", "-long"])
 def test_drawn_curve_is_the_stored_one(name):
     curve = json.loads((DOCS / f"demo-curve{name}.json").read_text())["curve"]
     assert (DOCS / f"demo-curve{name}.svg").read_text() == plot.svg(curve)

@@ -21,7 +21,7 @@ from flashvsr_trt.export.lq_proj import LqProj
 from flashvsr_trt.export.tc_decoder import TcDecoder
 from flashvsr_trt.export.to_onnx import Step
 
-ABOUT = "a small model trained on 104 photographs and drawings; not the official weights"
+ABOUT = "a small model trained on 136 images and 48 drawn ones; not the official weights"
 FOLDER = Path(__file__).parents[2] / "runtime" / "demo"  # of a checkout: what the package will contain
 
 

@@ -17,7 +17,8 @@ from flashvsr_trt.configs.errors import BundleError
 
 SCHEMA = 1
 FILE_NAME = "manifest.json"
-# What "f" of the contract stands for. In fp8 the DiT's matrix products, attention and KV ring have 8 bits, the rest 16.
+# What "f" of the contract stands for. In fp8 the DiT's matrix products, attention and KV ring and
+# the LQ projector's convolutions have 8 bits, the rest 16.
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp8": "float16"}
 PRECISIONS = tuple(DTYPES)
 VERSIONS = ("v1", "v1.1")

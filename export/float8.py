@@ -9,11 +9,10 @@ three, of what the calibration saw of its queries, keys and values. What is beyo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -26,6 +25,8 @@ from flashvsr_trt.configs.errors import BundleError
 from flashvsr_trt.configs.manifest import Manifest
 from flashvsr_trt.export.bundle import files_of
 from flashvsr_trt.export.external import WeightFiles, write_graph
+from flashvsr_trt.export.float8_parts import become, eighth, initializer, rounding_of, scale_of
+from flashvsr_trt.export.float8_projector import change_convolution, convolution_fits, kernel_takes
 from flashvsr_trt.export.folder import new_folder
 from flashvsr_trt.export.onnx_ops import PLUGIN
 from flashvsr_trt.export.to_onnx import add_functions
@@ -33,10 +34,7 @@ from flashvsr_trt.plugins_trt import spec
 
 GRAPHS = ("dit_first", "dit")
 PROJECTOR = ("lq_proj_first", "lq_proj")
-LARGEST = float(ml_dtypes.finfo(ml_dtypes.float8_e4m3fn).max)
-SMALLEST = 2.0**-14  # of what a scale is made of: an input that is always 0 has one too
-MULTIPLE, CHANNELS = 16, 128  # that both sides of a matrix, of a convolution's weight must be multiples of
-LARGEST_PIXEL = 1.0
+MULTIPLE = 16  # that both sides of a matrix must be of
 APART = 4  # numbers from one scale of a product to the next: cuBLASLt wants them 16 bytes apart
 EIGHTHS = {op.name: eighth.name for op, eighth in (
     (spec.LINEAR, spec.LINEAR8), (spec.LINEAR_GELU, spec.LINEAR_GELU8), (spec.LINEAR_ADD, spec.LINEAR_ADD8)
@@ -58,7 +56,7 @@ def watched(path: Path) -> bytes:
         elif node.domain == spec.DOMAIN and node.op_type == spec.NORM_ROTATE.name:
             for kind, value in zip("qkv", node.output, strict=True):
                 _watch(model, value, _attention_name(kind, node.output[1]))
-        elif node.op_type == "Conv" and _kernel_takes(weights.get(node.input[1], ())):
+        elif node.op_type == "Conv" and kernel_takes(weights.get(node.input[1], ())):
             _watch(model, node.input[0], node.input[1])
     if path.stem in GRAPHS and not any(value.name.startswith(SEEN) for value in model.graph.output):
         raise BundleError(
@@ -134,17 +132,12 @@ def check_source(bundle: Path) -> Manifest:
     return manifest
 
 
-def scale_of(largest: float) -> np.float32:
-    """What one of float8 stands for where the largest number is `largest`."""
-    return np.float32(max(largest, SMALLEST) / LARGEST)
-
-
 def _file_of(graph: str) -> str:
     return f"{'post' if graph.startswith('post_') else graph.removesuffix('_first')}.bin"
 
 
 def _change(model: ir.Model, largest: Mapping[str, float], path: Path) -> int:
-    """Its products, convolutions and attentions to those of float8; how many numbers of `largest` it took."""
+    """Its products, convolutions and attentions to those of float8; how many of them, and operands, it changed."""
 
     def seen(name: str) -> float:
         if name not in largest:
@@ -152,9 +145,9 @@ def _change(model: ir.Model, largest: Mapping[str, float], path: Path) -> int:
         return largest[name]
 
     if path.stem in PROJECTOR:
-        convolutions = [node for node in model.graph if node.op_type == "Conv" and _convolution_fits(node)]
+        convolutions = [node for node in model.graph if node.op_type == "Conv" and convolution_fits(node)]
         for node in convolutions:
-            _change_convolution(model, node, seen)
+            change_convolution(model, node, seen)
         return _changed(model, len(convolutions))
     products = [node for node in model.graph if _is_product(node) and _fits(node)]
     if not products:
@@ -177,45 +170,6 @@ def _changed(model: ir.Model, count: int) -> int:
             del model.graph.initializers[str(value.name)]
     add_functions(model)
     return count
-
-
-def _convolution_fits(node: ir.Node) -> bool:
-    """Whether it is one of fused frames, channels last on both sides, whose weight the kernel takes."""
-    x, weight = node.inputs[0], node.inputs[1]
-    before = x.producer() if x is not None else None
-    after = [use.node for use in node.outputs[0].uses()]
-    if before is None or before.op_type != "Transpose" or [taker.op_type for taker in after] != ["Transpose"]:
-        return False
-    if weight is None or weight.const_value is None:
-        return False
-    return _kernel_takes(weight.const_value.shape.numpy())
-
-
-def _kernel_takes(weight: Sequence[int]) -> bool:
-    """Whether it takes one of this shape: [N, C, 3, 3]."""
-    return len(weight) == 4 and not any(n % CHANNELS for n in weight[:2]) and list(weight[2:]) == [3, 3]
-
-
-def _change_convolution(model: ir.Model, node: ir.Node, seen: Callable[[str], float]) -> None:
-    """Convolution and the transposes around it to one node, behind one that rounds."""
-    planes, weight, bias = node.inputs
-    before = planes.producer() if planes is not None else None
-    if before is None or before.inputs[0] is None or weight is None or weight.const_value is None:
-        raise BundleError(f"convolution {node.name} is not of a fused bundle", todo="export it with --fused")
-    x, name = before.inputs[0], str(weight.name)
-    maker = x.producer()
-    of_pixels = maker is not None and maker.op_type == spec.FOLD_PIXELS.name
-    unit = scale_of(LARGEST_PIXEL if of_pixels else seen(name))
-    kernel = weight.const_value.numpy().astype(np.float32).transpose(0, 2, 3, 1)  # [N, 3, 3, C]
-    eighth, of_weight = _eighth(model, name, kernel)
-    scales = _initializer(model, f"{name}.scales", np.array([unit, of_weight]))
-    rounding = _rounding(x, _initializer(model, f"{name}.unit", np.array([unit])))
-    made = ir.node(spec.CONVOLVE_INNER8.name, [rounding.outputs[0], eighth, bias, scales], domain=spec.DOMAIN)
-    after = next(iter(node.outputs[0].uses())).node
-    made.outputs[0].type, made.outputs[0].shape = after.outputs[0].type, after.outputs[0].shape
-    model.graph.insert_before(after, [rounding, made])
-    ir.convenience.replace_all_uses_with(after.outputs[0], made.outputs[0])
-    model.graph.remove([after, node, before], safe=True)
 
 
 def _is_product(node: ir.Node) -> bool:
@@ -242,7 +196,7 @@ def _change_product(model: ir.Model, node: ir.Node, seen: Callable[[str], float]
     if x is None or weight is None or weight.const_value is None:
         raise BundleError(f"product {node.name} has no x or no constant weight", todo="export the bundle again")
     name = str(weight.name)
-    eighth, of_weight = _eighth(model, name, weight.const_value.numpy().astype(np.float32))
+    rounded, of_weight = eighth(model, name, weight.const_value.numpy().astype(np.float32))
     unit = scale_of(seen(name))
     scales = [[unit] * APART, [of_weight] * APART]
     if node.op_type == spec.LINEAR_GELU.name:
@@ -251,9 +205,9 @@ def _change_product(model: ir.Model, node: ir.Node, seen: Callable[[str], float]
         result = scale_of(seen(taken))
         scales.append([np.float32(1 / result), *[result] * (APART - 1)])
         node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT8E4M3FN)
-    apart = _initializer(model, f"{name}.scales", np.array(scales, np.float32))
+    apart = initializer(model, f"{name}.scales", np.array(scales, np.float32))
     x = _in_float8(model, node, x, name, unit, chosen)
-    _become(node, EIGHTHS[node.op_type], [x, eighth, bias, apart, *residual])
+    become(node, EIGHTHS[node.op_type], [x, rounded, bias, apart, *residual])
 
 
 def _in_float8(
@@ -265,20 +219,14 @@ def _in_float8(
     kind = maker.op_type if maker is not None and maker.domain == spec.DOMAIN and alone else ""
     if kind == spec.LINEAR_GELU.name and maker in chosen:
         return x  # becomes one of float8 in its turn
-    of_one = _initializer(model, f"{name}.unit", np.array([unit]))
+    of_one = initializer(model, f"{name}.unit", np.array([unit]))
     if maker is not None and kind == spec.LAYER_NORM.name:
-        _become(maker, spec.LAYER_NORM8.name, [*maker.inputs, of_one])
+        become(maker, spec.LAYER_NORM8.name, [*maker.inputs, of_one])
         x.type = ir.TensorType(ir.DataType.FLOAT8E4M3FN)
         return x
-    rounding = _rounding(x, of_one)
+    rounding = rounding_of(x, of_one)
     model.graph.insert_before(node, rounding)
     return rounding.outputs[0]
-
-
-def _rounding(x: ir.Value, unit: ir.Value) -> ir.Node:
-    rounding = ir.node(spec.TO_FLOAT8.name, [x, unit], domain=spec.DOMAIN)
-    rounding.outputs[0].type, rounding.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT8E4M3FN), x.shape
-    return rounding
 
 
 def _change_attention(model: ir.Model, node: ir.Node, seen: Callable[[str], float]) -> int:
@@ -289,8 +237,8 @@ def _change_attention(model: ir.Model, node: ir.Node, seen: Callable[[str], floa
         raise BundleError(f"attention {node.name} is not of a fused bundle", todo="export it with --fused")
     keys = str(rotation.outputs[1].name)
     units = np.array([scale_of(seen(_attention_name(kind, keys))) for kind in "qkv"], np.float32)
-    scales = _initializer(model, f"{_attention_name('qkv', keys)}.scales", units)
-    _become(rotation, spec.NORM_ROTATE8.name, [*rotation.inputs, scales])
+    scales = initializer(model, f"{_attention_name('qkv', keys)}.scales", units)
+    become(rotation, spec.NORM_ROTATE8.name, [*rotation.inputs, scales])
     ring = [value for value in node.inputs[3:5] if value is not None and value.producer() is None]
     for value in ring:
         _count_windows_elsewhere(model, value)
@@ -302,7 +250,7 @@ def _change_attention(model: ir.Model, node: ir.Node, seen: Callable[[str], floa
             value.shape = ir.Shape([*lead, channels, tokens])
     for plugin in PLUGIN:  # TensorRT has none for it
         node.attributes.pop(plugin, None)
-    _become(node, spec.BLOCK_SPARSE_ATTENTION8.name, [*node.inputs, scales, qkv.inputs[2]])
+    become(node, spec.BLOCK_SPARSE_ATTENTION8.name, [*node.inputs, scales, qkv.inputs[2]])
     return len(units)
 
 
@@ -316,32 +264,11 @@ def _count_windows_elsewhere(model: ir.Model, ring: ir.Value) -> None:
         if axes not in ({"start": 1, "end": 2}, {"start": 2, "end": 3}):
             raise BundleError(f"{use.node.name} asks for axes {axes} of {ring.name}", todo="export the bundle again")
         cells = ir.node("Shape", [tokens], axes)
-        side = _initializer(model, f"{use.node.name}.side", np.array([WINDOW[1]], np.int64))
+        side = initializer(model, f"{use.node.name}.side", np.array([WINDOW[1]], np.int64))
         windows = ir.node("Div", [cells.outputs[0], side])
         model.graph.insert_before(use.node, [cells, windows])
         ir.convenience.replace_all_uses_with(use.node.outputs[0], windows.outputs[0])
         model.graph.remove(use.node, safe=True)
-
-
-def _become(node: ir.Node, kind: str, inputs: list[ir.Value | None]) -> None:
-    node.op_type = kind
-    node.resize_inputs(len(inputs))
-    for index, value in enumerate(inputs):
-        node.replace_input_with(index, value)
-
-
-def _eighth(model: ir.Model, name: str, full: np.ndarray) -> tuple[ir.Value, np.float32]:
-    """A weight, float32, in float8, and what a number of it stands for."""
-    scale = scale_of(float(np.abs(full).max()))
-    rounded = (full / scale).clip(-LARGEST, LARGEST).astype(ml_dtypes.float8_e4m3fn)
-    return _initializer(model, f"{name}.float8", rounded), scale
-
-
-def _initializer(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
-    model.graph.register_initializer(value)
-    return value
 
 
 def _check(path: Path) -> None:

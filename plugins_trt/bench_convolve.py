@@ -21,7 +21,7 @@ from flashvsr_trt.plugins_trt.kernels.driver import Driver, Kernel, load_kernels
 if TYPE_CHECKING:
     from torch import Tensor
 
-TILE, OUTPUTS = 16, 128  # of a tile: pixels a side, outputs; see csrc/kernels/convolve_sm90.cu
+TILE, OUTPUTS = 16, 128  # of a tile: pixels a side, outputs; see csrc/kernels/convolve.cuh
 WINDOW = (18, 18, 1)  # box of x behind the channels: pixels, lines, frames
 CHANNELS = {False: 64, True: 128}  # of a box; in float8 or not
 REPEATS, SETS = 20, 3
@@ -102,7 +102,7 @@ class Case:
 
         def random(*shape: int, size: float = 1.0) -> Tensor:
             x = torch.randn(shape, device="cuda") * size
-            return (x / UNITS[0]).to(torch.float8_e4m3fn) if layer.eighth else x.to(dtype)
+            return (x / UNITS[0]).clamp(-448, 448).to(torch.float8_e4m3fn) if layer.eighth else x.to(dtype)
 
         out_shape = (layer.frames * layer.growth, height * scale, width * scale, layer.outputs)
         return Case(

@@ -180,7 +180,7 @@ def _denoise(manifest: Manifest, size: tuple[int, int], options: Options) -> _Pa
     first = 4 * sizes.dim * 15 * FIRST_LATENTS * pixels // TOKEN
     return _Part(
         # ONNX Runtime widens float8 to float32 on a CPU.
-        weights=_weights(manifest, ("lq_proj.bin", "dit.bin", *["dit8.bin"] * 4)),
+        weights=_weights(manifest, ("lq_proj.bin", "dit.bin", *["lq_proj8.bin", "dit8.bin"] * 4)),
         state=_carried(manifest, size, options, _DENOISE) + _border(manifest, size, _DENOISE),
         working=int(ARENA * (projector + max(dit, first))),
     )

@@ -331,7 +331,10 @@ def test_a_library_that_cannot_serve_is_named(tmp_path, caplog):
     assert usable_library(tmp_path / "new.so", 75) is None
     assert usable_library(tmp_path / "new.so", 90) == tmp_path / "new.so"
     assert not runs_float8(tmp_path / "new.so", 90)
-    source.write_text("int flashvsr_runs_float8(int c) { return c >= 89; }")
+    source.write_text("int flashvsr_runs_float8(int c) { return 1; }")  # of before ConvolveInner8
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", tmp_path / "fewer.so", source], check=True)
+    assert not runs_float8(tmp_path / "fewer.so", 90)
+    source.write_text("int flashvsr_runs_float8_2(int c) { return c >= 89; }")
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", tmp_path / "eighths.so", source], check=True)
     assert [runs_float8(tmp_path / "eighths.so", capability) for capability in (86, 90)] == [False, True]
     reasons = [record.getMessage() for record in caplog.records]

@@ -18,16 +18,18 @@ from counts import FIGURES
 from onnx import TensorProto, numpy_helper
 
 from flashvsr_trt.configs import manifest as manifests
+from flashvsr_trt.configs import schedule
 from flashvsr_trt.configs.errors import BundleError, OutputExists, UsageError
 from flashvsr_trt.configs.schedule import Parameters
 from flashvsr_trt.export import bundle as bundles
 from flashvsr_trt.export.demo.reexport import reexport
 from flashvsr_trt.export.demo.ship import FOLDER
-from flashvsr_trt.export.float8 import EIGHTHS, GRAPHS, LARGEST, PROJECTOR, to_float8
+from flashvsr_trt.export.float8 import EIGHTHS, GRAPHS, PROJECTOR, to_float8
+from flashvsr_trt.export.float8_parts import LARGEST
 from flashvsr_trt.export.layouts import LqSizes
 from flashvsr_trt.export.seeded import CONFIGS, random_weights
 from flashvsr_trt.plugins_trt.spec import DOMAIN
-from flashvsr_trt.runtime import open_backend, upscale
+from flashvsr_trt.runtime import Options, estimate, open_backend, upscale
 from flashvsr_trt.runtime.backends.base import ITEM_BYTES
 from flashvsr_trt.runtime.commands import export as export_module
 from flashvsr_trt.runtime.commands.calibrate import Watching, calibrate, from_clip, largest_inputs
@@ -105,12 +107,14 @@ def test_calibration_sees_every_product(fp16, largest):
 
 
 def test_calibration_is_of_all_frames(fp16, largest):
-    """Noise has larger pixels than grey: frames beside it hide none."""
-    name, grey = "module.conv1.conv.weight", [np.full((32, 32, 3), 128, np.uint8)] * FRAMES
-    quiet, last, first = (largest_inputs(fp16, frames)[name] for frames in (grey, grey + pictures(), pictures() + grey))
-    assert largest[name] > 1.1 * quiet
-    assert first >= largest[name]
-    assert last > quiet
+    """Noise has larger hidden values in the projector than grey, and values in a layer: frames beside
+    it hide none."""
+    grey = [np.full((32, 32, 3), 128, np.uint8)] * FRAMES
+    quiet, last, first = (largest_inputs(fp16, frames) for frames in (grey, grey + pictures(), pictures() + grey))
+    for name in ("module.conv2.conv.weight", "v.1"):
+        assert largest[name] > 1.1 * quiet[name]
+        assert first[name] >= largest[name]
+        assert last[name] > quiet[name]
 
 
 def test_watching_changes_no_frame(fp16):
@@ -192,14 +196,14 @@ def test_convolutions_of_the_projector(fp16, fp8, largest, graph):
 
 
 def test_a_projector_that_no_kernel_takes_stays_as_it_is(tmp_path):
-    """Tokens of the same bytes."""
+    """The same nodes and numbers."""
     options = bundles.Options(fused=True, model="seeded", about="", meaningful=False, check=False)
     bundles.export_bundle(random_weights(CONFIGS["small"], 0), tmp_path / "fp16", options)
     to_float8(tmp_path / "fp16", tmp_path / "fp8", largest_inputs(tmp_path / "fp16", pictures()), about="")
-    kinds = [
-        [node.op_type for node in onnx.load(tmp_path / name / "lq_proj.onnx").graph.node] for name in ("fp16", "fp8")
-    ]
-    assert kinds[0] == kinds[1]
+    before, after = (onnx.load(tmp_path / name / "lq_proj.onnx").graph for name in ("fp16", "fp8"))
+    assert [node.op_type for node in before.node] == [node.op_type for node in after.node]
+    numbers = [{t.name: numpy_helper.to_array(t).tobytes() for t in graph.initializer} for graph in (before, after)]
+    assert numbers[0] == numbers[1]
 
 
 def test_ring_has_half_the_size(fp16, fp8):
@@ -246,6 +250,17 @@ def test_work_is_counted_alike(fp16, fp8):
     """A weight of 8 bits multiplies as often as one of 16."""
     of16, of8 = (step_flops(manifests.load(f), 768, 1408, Parameters())[LINEAR] for f in (fp16, fp8))
     assert of8 == pytest.approx(of16, rel=0.02)  # alignment, and biases of products
+
+
+def test_host_memory_counts_every_weight(fp8):
+    """Those of 8 bits as float32, to which ONNX Runtime widens them on a CPU."""
+    manifest = manifests.load(fp8)
+    used = {name: file.bytes for name, file in manifest.files.items() if name[:3] in ("dit", "lq_", "tc_")}
+    weights = {name: size * (4 if "8.bin" in name else 1) for name, size in used.items() if name.endswith(".bin")}
+    assert {"lq_proj8.bin", "dit8.bin"} <= set(weights)
+    assert estimate.memory(manifest, schedule.canvas(64, 64, output=(256, 256)), Options()).weights == sum(
+        weights.values()
+    )
 
 
 def test_what_is_refused(fp16, fp8, largest, seeded_bundle_fp16, tmp_path):

@@ -191,7 +191,7 @@ def _run_options() -> ort.RunOptions:
 def runs_float8(library: Path, capability: int) -> bool:
     """Whether that custom-op library has the ops of FP8 bundles for such a GPU, e.g. 90; older ones lack some."""
     try:
-        return bool(ctypes.CDLL(str(library)).flashvsr_runs_float8(capability))
+        return bool(ctypes.CDLL(str(library)).flashvsr_runs_float8_2(capability))
     except (OSError, AttributeError):
         return False
 

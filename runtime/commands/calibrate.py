@@ -40,7 +40,7 @@ def calibrate(
     """Make a bundle whose DiT and LQ projector compute in FP8, for ONNX Runtime on GPUs from RTX 40 and H100 on.
 
     BUNDLE is one of `export --fused` in fp16. CLIP shows what numbers to expect: a few frames of the kind of video that
-    it is for, and small, since it runs on the CPU.
+    it is for, and small, since it runs on the CPU. The projector's gain is Hopper's alone.
     """
     from_clip(bundle, clip, output, frames=frames, scale=scale, threads=threads, overwrite=overwrite)
 

@@ -52,7 +52,7 @@ SOURCE, RESULT = "Weights", "Bundle"
     type=click.Choice(PRECISIONS),
     default="fp16",
     show_default=True,
-    help="Type of it all; fp8: of the DiT's products, attention and KV ring, in a fused bundle of fp16.",
+    help="Type of it all; fp8: of the DiT's products, attention, KV ring and the projector, in a fused bundle of fp16.",
 )
 @option(RESULT, "--calibration", metavar="CLIP", help="With fp8: the clip of `calibrate`.")
 @option(

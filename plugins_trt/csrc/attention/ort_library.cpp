@@ -170,8 +170,9 @@ FLASHVSR_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const O
 // 1 if the kernels inside run on a GPU of this compute capability (e.g. 90), else 0.
 FLASHVSR_EXPORT int flashvsr_can_serve(int compute_capability) { return flashvsr::can_serve(compute_capability); }
 
-// 1 if a GPU of this compute capability has the ops of FP8 bundles here, else 0.
-FLASHVSR_EXPORT int flashvsr_runs_float8(int compute_capability) {
+// 1 if a GPU of this compute capability has the ops of FP8 bundles here, else 0. The name's number grows with the ops: a
+// library of before knows another name, and is refused instead of running the new ones by their bodies.
+FLASHVSR_EXPORT int flashvsr_runs_float8_2(int compute_capability) {
   return flashvsr::can_run_float8(compute_capability);
 }
 

@@ -96,7 +96,8 @@ class ConvolveInner8Node : public Node {
     const Shape x = call.shape(0), weight = call.shape(1);
     demand(x.size() == 4 && x[1] > 2 && x[2] > 2, "x is " + text(x));
     demand(weight.size() == 4 && weight == Shape({weight[0], 3, 3, x[3]}), "x is " + text(x) + ", weight " + text(weight));
-    demand(call.shape(2) == Shape{weight[0]} && call.shape(3) == Shape{2}, "bias is " + text(call.shape(2)));
+    demand(call.shape(2) == Shape{weight[0]} && call.shape(3) == Shape{2},
+           "bias is " + text(call.shape(2)) + ", scales " + text(call.shape(3)));
     void* out = call.output(0, {x[0], x[1] - 2, x[2] - 2, weight[0]});
     enqueue_convolution8(*kernels_, {int(x[0]), int(x[1] - 2), int(x[2] - 2), int(x[3]), int(weight[0])},
                          {call.input(0), call.input(1), call.input(3), call.input(2), out}, call.stream());

@@ -42,7 +42,7 @@ bool runs_float8(const std::string& path, int capability) {
   if (path.empty()) return false;
   const Library library = op_library(path);
   int (*runs)(int) = nullptr;
-  return library.find("flashvsr_runs_float8", runs) && runs(capability) != 0;
+  return library.find("flashvsr_runs_float8_2", runs) && runs(capability) != 0;
 }
 
 class OrtCudaQueue : public CudaQueue {

@@ -120,6 +120,8 @@ class CudaKernel:
         return any(kind in ("*T", "tile") for _, kind in self.arguments)
 
 
+_CONVOLUTION_BYTES = 216_232  # 1024 to align, two windows of 41 KiB, eight weights of 16 KiB, barriers
+
 CUDA_KERNELS = (
     CudaKernel(
         source="selection.cu",
@@ -266,7 +268,7 @@ CUDA_KERNELS = (
             " sources:i32 outputs:i32 growth:i32 side:i32 relu:i32"
         ),
         threads=384,
-        shared_bytes=216_232,  # 1024 to align, two windows of 41 KiB, eight weights of 16 KiB, barriers
+        shared_bytes=_CONVOLUTION_BYTES,
         persistent=True,
     ),
     CudaKernel(
@@ -277,7 +279,7 @@ CUDA_KERNELS = (
             "x:map weight:map scales:*fp32 bias:*T out:*T frames:i32 height:i32 width:i32 channels:i32 outputs:i32"
         ),
         threads=384,
-        shared_bytes=216_232,  # as of convolve
+        shared_bytes=_CONVOLUTION_BYTES,
         persistent=True,
     ),
     CudaKernel(

@@ -15,10 +15,11 @@ from flashvsr_trt.configs import contract, schedule
 from flashvsr_trt.export import attention, dit, lq_proj, seeded, tc_decoder
 from flashvsr_trt.export.colour import fix_colour, to_pixels
 
-TOKENS = 1e-5  # fp32 against fp32; 4e-6 is seen
+# fp32 against fp32. The recording is 2e-6 from float64; sums of 18,432 products are 4e-6 from it with AVX-512's
+# kernels, 1.7e-5 with AVX2's, which add in longer chains.
+TOKENS = 4e-5
 FLIPPED = 1e-3  # blocks whose scores tie within rounding
-FRAMES = 5e-4  # of which 2e-4 is the fp16 of the recording, for values within [-1, 1]
-HALF_ULP = 2**-11  # fp16 rounding of the recording where raw values are larger than 1
+FRAMES = 2e-4  # besides the recording's rounding to fp16; 5e-5 is seen
 
 
 @pytest.fixture(autouse=True)
@@ -139,7 +140,8 @@ def test_frames(golden, fix):
     expected = golden.tensors[f"frames.tiny.{'raw' if fix == 'none' else fix}"].float()
     frames = fix_colour(_stream(golden.name).frames, golden.lq[:-4], fix)
     difference = (frames.transpose(0, 1)[:, :, ::stride, ::stride] - expected).abs()
-    assert (difference - HALF_ULP * (expected.abs() - 1).clamp_min(0)).max() < FRAMES
+    half_ulp = 2.0 ** (torch.frexp(expected).exponent - 12)
+    assert (difference - half_ulp).max() < FRAMES
 
 
 def test_pixel_means(golden):

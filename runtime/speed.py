@@ -4,15 +4,22 @@
 
 `random`: a network of the real size with random weights, made in the cache. What decode and encode cost beside it is
 told by `flashvsr-trt bench`.
+
+`--against BUNDLE|random` also compares every frame with those of another bundle, or of the random weights in another
+precision, and tells the PSNR; `--against-device cpu` computes those on the CPU:
+
+    python -m flashvsr_trt.runtime.speed random --device cuda --precision fp8 --against random --against-precision fp16
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +32,7 @@ from flashvsr_trt.configs.errors import UsageError
 from flashvsr_trt.configs.manifest import PRECISIONS
 from flashvsr_trt.configs.schedule import Parameters
 from flashvsr_trt.runtime import machine
+from flashvsr_trt.runtime.agreement import agreement
 from flashvsr_trt.runtime.backends import DEVICES, open_backend
 from flashvsr_trt.runtime.backends.base import Backend
 from flashvsr_trt.runtime.bundle import Bundle, open_bundle
@@ -45,20 +53,27 @@ def moving_picture(index: int, height: int, width: int) -> np.ndarray:
     return np.round(127.5 + 100 * waves).astype(np.uint8)  # [height, width, 3]
 
 
-def measure(bundle: Bundle, backend: Backend, size: tuple[int, int], frames: int, options: Options) -> dict[str, Any]:
-    """Runs `frames` frames to `size` (height, width).
+def measure(
+    bundle: Bundle,
+    backend: Backend,
+    size: tuple[int, int],
+    frames: int,
+    options: Options,
+    keep: list[np.ndarray] | None = None,
+) -> dict[str, Any]:
+    """Runs `frames` frames to `size` (height, width); into `keep` go the results, uint8 [height, width, 3].
 
     Returns:
         Figures: fps with the start and in the steady state (the median step), ms a step by graph, peak memory.
     """
-    height, width = (side // _SCALE for side in size)
     with DeviceMemory(backend) as memory:
-        upscaler = Upscaler(bundle, backend, height, width, options)
-        prepared = [upscaler.prepare(moving_picture(i, height, width)) for i in range(_DISTINCT)]
+        upscaler, prepared = _prepared(bundle, backend, size, options)
         began = time.perf_counter()
         marks = [(began, 0, dict(backend.seconds))]
-        for given in _stream(upscaler, prepared, frames):
-            marks.append((time.perf_counter(), given, dict(backend.seconds)))
+        for ready in _stream(upscaler, prepared, frames):
+            marks.append((time.perf_counter(), marks[-1][1] + len(ready), dict(backend.seconds)))
+            if keep is not None:
+                keep.extend(ready)
     steps = [
         (after[0] - before[0], {name: after[2][name] - before[2].get(name, 0.0) for name in after[2]})
         for before, after in pairwise(marks)
@@ -93,23 +108,45 @@ def measure(bundle: Bundle, backend: Backend, size: tuple[int, int], frames: int
     }
 
 
-def _stream(upscaler: Upscaler, prepared: list[np.ndarray], frames: int) -> Iterator[int]:
-    """Pushes everything; gives the number of frames that have left after each call that gave some."""
-    left = 0
+def compared(
+    seen: list[np.ndarray], bundle: Bundle, backend: Backend, size: tuple[int, int], options: Options
+) -> dict[str, Any]:
+    """What `measure` kept against the same frames of another bundle or back end.
+
+    Returns:
+        Their number, PSNR in dB of all and of the worst frame: None where every pixel is the same.
+    """
+    upscaler, prepared = _prepared(bundle, backend, size, options)
+    expected = (frame for ready in _stream(upscaler, prepared, len(seen)) for frame in ready)
+    against = f"{bundle.manifest.model} {bundle.manifest.precision} on {backend.describe()}"
+    found = asdict(agreement(seen, expected))
+    return {"against": against} | {name: value if math.isfinite(value) else None for name, value in found.items()}
+
+
+def _prepared(
+    bundle: Bundle, backend: Backend, size: tuple[int, int], options: Options
+) -> tuple[Upscaler, list[np.ndarray]]:
+    """An upscaler to `size`, and the frames that are pushed in turn, enlarged."""
+    height, width = (side // _SCALE for side in size)
+    upscaler = Upscaler(bundle, backend, height, width, options)
+    return upscaler, [upscaler.prepare(moving_picture(i, height, width)) for i in range(_DISTINCT)]
+
+
+def _stream(upscaler: Upscaler, prepared: list[np.ndarray], frames: int) -> Iterator[list[np.ndarray]]:
+    """Pushes everything; gives what leaves, as it leaves."""
     for index in range(frames):
-        ready = len(upscaler.push(prepared[index % len(prepared)]))
-        left += ready
-        if ready:
-            yield left
-    ready = len(upscaler.flush())
-    if ready:
-        yield left + ready
+        if ready := upscaler.push(prepared[index % len(prepared)]):
+            yield ready
+    if ready := upscaler.flush():
+        yield ready
 
 
-def _random(precision: str, backend: Backend) -> Path:
+def _opened(bundle: str, precision: str, backend: Backend) -> Bundle:
+    if bundle != "random":
+        return open_bundle(bundle)
     from flashvsr_trt.runtime.commands.random_bundle import random_bundle  # the way to the export
 
-    return random_bundle("real", precision, fused=backend.asynchronous and precision != "fp32")
+    return open_bundle(random_bundle("real", precision, fused=backend.asynchronous and precision != "fp32"))
 
 
 def main() -> None:
@@ -121,16 +158,24 @@ def main() -> None:
     parser.add_argument("--device", default="auto", choices=DEVICES)
     parser.add_argument("--variant", default="long", choices=VARIANTS)
     parser.add_argument("--sparse-ratio", type=float, default=2.0)
+    parser.add_argument("--against", metavar="BUNDLE|random", help="compare the frames with those of this one")
+    parser.add_argument("--against-precision", default="fp32", choices=PRECISIONS, help="of its random weights")
+    parser.add_argument("--against-device", choices=DEVICES, help="where it runs [as --device]")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     backend = open_backend(given.device)
-    bundle = open_bundle(_random(given.precision, backend) if given.bundle == "random" else given.bundle)
+    bundle = _opened(given.bundle, given.precision, backend)
     parameters = Parameters(sparse_ratio=given.sparse_ratio, local_range=bundle.manifest.local_range)
     height, width = map(int, given.size.split("x"))
     options = Options(variant=given.variant, parameters=parameters)
-    facts = measure(bundle, backend, (height, width), given.frames, options)
+    kept: list[np.ndarray] | None = [] if given.against else None
+    facts = measure(bundle, backend, (height, width), given.frames, options, kept)
     run = {"ms_per_step": facts["ms_by_graph"], "canvas": (width, height), "tiles": None}
     facts |= limits(bundle, backend, run | {"sparse_ratio": given.sparse_ratio})
+    if kept is not None:
+        other = open_backend(given.against_device or given.device)
+        reference = _opened(given.against, given.against_precision, other)
+        facts["agreement"] = compared(kept, reference, other, (height, width), options)
     if given.json:
         given.json.write_text(json.dumps(facts, indent=1) + "\n")
     for name, value in facts.items():

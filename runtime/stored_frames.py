@@ -11,13 +11,13 @@ import numpy as np
 from flashvsr_trt.configs.cache import cache_root
 from flashvsr_trt.configs.errors import FlashVSRError, UsageError, WriteError
 from flashvsr_trt.configs.schedule import Parameters
+from flashvsr_trt.runtime.agreement import PEAK, mean_square, psnr
 from flashvsr_trt.runtime.backends.base import Backend
 from flashvsr_trt.runtime.backends.onnxruntime import OrtCpu
 from flashvsr_trt.runtime.bundle import Bundle
 from flashvsr_trt.runtime.upscaler import VARIANTS, Options, upscale
 
 FRAMES, HEIGHT, WIDTH = 37, 30, 60  # three steps, on a canvas of 128x256
-PEAK = 255.0
 _REDO = "build the engines again; if that does not help, report it with `flashvsr-trt doctor`"
 
 
@@ -75,13 +75,12 @@ def check_frames(bundle: Bundle, variant: str, backend: Backend, expected: np.nd
     for index, (frame, right) in enumerate(zip(seen, expected, strict=True)):
         if not frame.std(axis=(0, 1)).any() and right.std(axis=(0, 1)).any():
             raise FlashVSRError(f"frame {index} is of one colour, {frame[0, 0].tolist()}", todo=_REDO)
-        error = float(np.mean(np.square(frame.astype(np.float64) - right)))
-        psnr = 10 * math.log10(PEAK**2 / error) if error else math.inf
-        if psnr < min_psnr:
+        agrees = psnr(mean_square(frame, right))
+        if agrees < min_psnr:
             raise FlashVSRError(
-                f"frame {index} agrees to {psnr:.1f} dB", expected=f"at least {min_psnr:g} dB", todo=_REDO
+                f"frame {index} agrees to {agrees:.1f} dB", expected=f"at least {min_psnr:g} dB", todo=_REDO
             )
-        worst = min(worst, psnr)
+        worst = min(worst, agrees)
     return worst
 
 

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from flashvsr_trt.configs import schedule
 from flashvsr_trt.plugins_trt.attention_op import EIGHTHS, STAGES, Problem, enqueue, workspace
 from flashvsr_trt.plugins_trt.kernels.driver import IMPLEMENTATIONS, Driver, Kernel, load_kernels
+from flashvsr_trt.plugins_trt.kernels.timing import median_ms
 
 SETS = 3  # of 260 MB each at 768x1408, half in float8: more than the second-level cache
 REPEATS = 30
-QUEUE_CYCLES = 60_000_000  # some 30 ms: longer than Python needs to launch REPEATS times
 ATTENTION = STAGES[-1]
 
 
@@ -61,17 +61,9 @@ def measure(
 
     def time_of(chosen: tuple[str, ...]) -> float:
         own = {names[stage]: stages[stage] for stage in chosen}
-        events = []
-        torch.cuda._sleep(QUEUE_CYCLES)  # launches gather behind it, so that no gap between them is the CPU's
-        for repeat in range(REPEATS + 5):
-            pointers = {name: tensor.data_ptr() for name, tensor in sets[repeat % len(sets)].items()}
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            begin.record()
-            enqueue(own, problem, pointers, scratch.data_ptr(), stream)
-            end.record()
-            events.append((begin, end))
-        torch.cuda.synchronize()
-        return statistics.median(begin.elapsed_time(end) for begin, end in events[5:])
+        pointers = [{name: tensor.data_ptr() for name, tensor in tensors.items()} for tensors in sets]
+        calls = [partial(enqueue, own, problem, of, scratch.data_ptr(), stream) for of in pointers]
+        return median_ms(calls, REPEATS)
 
     selection = tuple(stage for stage in stages if stage != ATTENTION)
     result = {"all_ms": time_of(tuple(stages)), "selection_ms": time_of(selection)}

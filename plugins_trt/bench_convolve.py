@@ -11,21 +11,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flashvsr_trt.plugins_trt.kernels.driver import Driver, Kernel, load_kernels
+from flashvsr_trt.plugins_trt.kernels.timing import median_ms
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-TILE, OUTPUTS = 16, 128  # of a tile: pixels a side, outputs; see csrc/kernels/convolve.cuh
+TILE, OUTPUTS = 16, 128  # of a tile: pixels a side, outputs; see csrc/kernels/convolve_sizes.hpp
 WINDOW = (18, 18, 1)  # box of x behind the channels: pixels, lines, frames
 CHANNELS = {False: 64, True: 128}  # of a box; in float8 or not
 REPEATS, SETS = 20, 3
-QUEUE_CYCLES = 60_000_000  # some 30 ms: longer than Python needs to launch REPEATS times
 # ||out - ref|| / ||ref||: rounding of the result alone is 2.5e-4 in float16; sums of float8 keep about 13 bits.
 WRONG = {False: 1e-3, True: 4e-2}
 UNITS = (1 / 64, 1 / 64)  # what numbers of float8 stand for
@@ -177,22 +177,6 @@ class Case:
         return F.relu(out.permute(0, 1, 3, 5, 4, 6, 2).reshape(self.out.shape))
 
 
-def median_ms(calls: list[Any]) -> float:
-    """Of launching each of `calls` in turn, by events, with nothing of the CPU's between them."""
-    import torch
-
-    events = []
-    torch.cuda._sleep(QUEUE_CYCLES)
-    for repeat in range(REPEATS + 5):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        calls[repeat % len(calls)]()
-        end.record()
-        events.append((begin, end))
-    torch.cuda.synchronize()
-    return statistics.median(begin.elapsed_time(end) for begin, end in events[5:])
-
-
 def measure(kernel: Kernel, layer: Layer, height: int, width: int, element: str) -> dict[str, float]:
     """Milliseconds and TFLOP/s of one launch, cuDNN's milliseconds (channels last, benchmarked), and the error.
 
@@ -210,8 +194,8 @@ def measure(kernel: Kernel, layer: Layer, height: int, width: int, element: str)
     if not error < WRONG[layer.eighth] * (8 if element == "bfloat16" else 1):
         raise SystemExit(f"{layer.name}, {element}: off by {error:.1e} of float32")
     del reference
-    ms = median_ms([lambda case=case: case.launch(kernel, element, stream) for case in cases])
-    library_ms = median_ms([lambda case=case: case.expected(dtype) for case in cases])
+    ms = median_ms([partial(case.launch, kernel, element, stream) for case in cases], REPEATS)
+    library_ms = median_ms([partial(case.expected, dtype) for case in cases], REPEATS)
     return {"ms": ms, "tflops": cases[0].flop() / ms / 1e9, "cudnn_and_layout_ms": library_ms, "error": error}
 
 

@@ -8,17 +8,11 @@ import shutil
 import ml_dtypes
 import numpy as np
 import pytest
-from test_kernels_on_host import (
-    HERE,
-    compiled,
-    normalised,
-    pointers,
-    pytestmark,  # noqa: F401 (pytest reads it)
-    stored,
-    wide,
-)
+from on_host import HERE, NEEDS, compiled, normalised, pointers, stored, wide
 
 from flashvsr_trt.plugins_trt.kernels import build
+
+pytestmark = NEEDS
 
 HEADS, WIN, SLABS, RING = 2, 3, 1, 4  # windows of a slab; slabs of queries; slots of the ring
 DIM = 128 * HEADS

@@ -1,61 +1,20 @@
-"""CUDA kernels compiled by a C++ compiler and run on the host (tests/fake_cuda/grid.hpp), against numpy in double."""
+"""The elementwise, norm, folding and colour kernels on the host, against numpy in double."""
 
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
-import torch
+from on_host import NEEDS, TOLERANCES, compiled, normalised, pointers, stored, wide
 
-from flashvsr_trt.export.fused_decoder import phase_weights
-from flashvsr_trt.plugins_trt.kernels import build, library
-
-HERE = Path(__file__).parent
-HAS_CUDA_TYPES = library.cuda_headers() is not None and (library.cuda_headers() / "cuda_fp16.h").is_file()
-pytestmark = pytest.mark.skipif(library.compiler() is None or not HAS_CUDA_TYPES, reason="needs g++ and cuda_fp16.h")
-# Half of the last place of each type, and what a root and a product in float32 add to it.
-TOLERANCES = {"float16": 6e-4, "bfloat16": 5e-3}
-
-
-def compiled(source: str, folder: Path, *more: Path) -> ctypes.CDLL:
-    target = folder / f"{source}.so"
-    includes = [f"-I{place}" for place in (*more, build.SOURCES, HERE / "fake_cuda", library.cuda_headers())]
-    options = ["-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", "-w"]
-    subprocess.run(
-        [library.compiler(), *options, *includes, "-o", target, HERE / f"fake_cuda/{source}.cpp"], check=True
-    )
-    return ctypes.CDLL(str(target))
-
-
-def stored(x: np.ndarray, element: str) -> np.ndarray:
-    """As the type's bits; bfloat16 cut off, which for inputs is as good as rounded."""
-    if element == "float16":
-        return x.astype(np.float16)
-    return (x.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
-
-
-def wide(x: np.ndarray, element: str) -> np.ndarray:
-    if element == "float16":
-        return x.astype(np.float64)
-    return (x.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-
-
-def pointers(*arrays: np.ndarray) -> list[ctypes.c_void_p]:
-    return [ctypes.c_void_p(array.ctypes.data) for array in arrays]
+pytestmark = NEEDS
 
 
 @pytest.fixture(scope="module")
 def fused(tmp_path_factory):
     return compiled("fused", tmp_path_factory.mktemp("fused"))
-
-
-def normalised(x: np.ndarray, gain: np.ndarray) -> np.ndarray:
-    return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + 1e-6) * gain
 
 
 @pytest.mark.parametrize("element", ["float16", "bfloat16"])
@@ -234,118 +193,3 @@ def test_adapt_colours(adain, element, bits):
     off = np.abs(pixels - expected)
     assert off.max() <= 1  # truncation falls either way within rounding of an integer
     assert (off > 0).mean() < (2e-3 if bits == 8 else 2e-2)
-
-
-# --- Convolutions
-
-
-@pytest.fixture(scope="module")
-def convolve(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("convolve")
-    sources = [build.SOURCES / name for name in ("convolve.cuh", "convolve_sm90.cu", "convolve8_sm90.cu")]
-    for path in (*sources, HERE / "fake_cuda/host_hopper/hopper.cuh"):
-        shutil.copy(path, folder)  # so that the kernel includes the host's instructions, not Hopper's
-    return compiled("convolve", folder, folder)
-
-
-def plain_convolution(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """x [T, h, w, C] with weight [N, 3, 3, C], zeros outside: [T, h, w, N] in double."""
-    frames, height, width, _ = x.shape
-    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    out = np.zeros((frames, height, width, len(weight)))
-    for row in range(3):
-        for column in range(3):
-            out += padded[:, row : row + height, column : column + width] @ weight[:, row, column].T
-    return out
-
-
-def run_convolve(convolve, element, arrays, sizes, shape, blocks=3):
-    """`sizes`: frames, height, width, channels, sources, outputs, growth, side, relu."""
-    out = np.full(shape, 0x7FFF, np.uint16)
-    given = [None if array is None else ctypes.c_void_p(array.ctypes.data) for array in (*arrays, out)]
-    getattr(convolve, f"run_convolve_{element}")(*given, (ctypes.c_int * 9)(*sizes), blocks)
-    return wide(out.view(np.float16) if element == "float16" else out, element)
-
-
-@pytest.mark.parametrize(
-    ("element", "frames", "height", "width", "channels", "outputs", "kind"),
-    [
-        ("float16", 1, 16, 32, 64, 128, "plain"),
-        ("float16", 2, 16, 16, 64, 256, "past"),
-        ("bfloat16", 1, 24, 8, 128, 128, "add"),  # not whole tiles
-    ],
-)
-def test_convolution(convolve, element, frames, height, width, channels, outputs, kind):
-    random = np.random.default_rng(outputs + height)
-    sources = 2 if kind == "past" else 1
-    x = stored(random.standard_normal((frames, height, width, channels)), element)
-    past = stored(random.standard_normal((height, width, channels)), element)
-    scale = (9 * sources * channels) ** -0.5
-    weight = stored(random.standard_normal((outputs, 3, 3, sources * channels)) * scale, element)
-    bias = stored(random.standard_normal(outputs), element)
-    residual = stored(random.standard_normal((frames, height, width, outputs)), element) if kind == "add" else None
-    sizes = (frames, height, width, channels, sources, outputs, 1, 3, int(kind != "plain"))
-    out = run_convolve(convolve, element, (x, past, weight, bias, residual), sizes, (frames, height, width, outputs))
-    source = wide(x, element)
-    if kind == "past":
-        before = np.concatenate([wide(past, element)[None], source[:-1]])
-        source = np.concatenate([source, before], axis=-1)
-    expected = plain_convolution(source, wide(weight, element)) + wide(bias, element)
-    if residual is not None:
-        expected += wide(residual, element)
-    if kind != "plain":
-        expected = np.maximum(expected, 0)
-    tolerance = TOLERANCES[element]
-    np.testing.assert_allclose(out, expected, rtol=tolerance, atol=tolerance)
-
-
-@pytest.mark.parametrize(("element", "height", "width"), [("float16", 8, 24), ("bfloat16", 16, 8)])
-def test_convolution_in_float8(convolve, element, height, width):
-    """Of the inner pixels of x; two rounds of channels."""
-    random = np.random.default_rng(height)
-    frames, channels, outputs = 1, 256, 128
-    x = (random.standard_normal((frames, height + 2, width + 2, channels)) * 60).astype(ml_dtypes.float8_e4m3fn)
-    weight = (random.standard_normal((outputs, 3, 3, channels)) * 60).astype(ml_dtypes.float8_e4m3fn)
-    scales = np.array([1 / 60, 1 / 60 / np.sqrt(9 * channels)], np.float32)
-    bias = stored(random.standard_normal(outputs), element)
-    out = np.full((frames, height, width, outputs), 0x7FFF, np.uint16).view(bias.dtype)
-    sizes = (ctypes.c_int * 5)(frames, height, width, channels, outputs)
-    getattr(convolve, f"run_convolve8_{element}")(*pointers(x, weight, scales, bias, out), sizes, 2)
-    full = plain_convolution(x.astype(np.float64), weight.astype(np.float64))[:, 1:-1, 1:-1]
-    expected = full * float(scales[0]) * float(scales[1]) + wide(bias, element)
-    tolerance = TOLERANCES[element]
-    np.testing.assert_allclose(wide(out, element), expected, rtol=tolerance, atol=tolerance)
-
-
-@pytest.mark.parametrize(
-    ("element", "frames", "height", "width", "channels"),
-    [("float16", 2, 9, 35, 128), ("bfloat16", 1, 15, 5, 256)],  # two tiles, not whole ones
-)
-def test_convolution_to_colours(tmp_path, element, frames, height, width, channels):
-    random = np.random.default_rng(height)
-    x = stored(random.standard_normal((frames, height, width, channels)), element)
-    weight = stored(random.standard_normal((3, 3, 3, channels)) * (9 * channels) ** -0.5, element)
-    bias = stored(random.standard_normal(3), element)
-    out = np.full((frames, 3, height, width), 0x7FFF, np.uint16).view(x.dtype)
-    run = getattr(compiled("colours", tmp_path), f"run_convolve_colours_{element}")
-    run(*pointers(x, weight, bias, out), (ctypes.c_int * 4)(frames, height, width, channels))
-    expected = plain_convolution(wide(x, element), wide(weight, element)) + wide(bias, element)
-    tolerance = TOLERANCES[element]
-    np.testing.assert_allclose(wide(out, element), expected.transpose(0, 3, 1, 2), rtol=tolerance, atol=tolerance)
-
-
-@pytest.mark.parametrize("growth", [1, 2])
-def test_convolution_after_upsampling(convolve, growth):
-    """Phase weights of 2x2 taps against the 3x3 convolution of the upsampled picture."""
-    frames, height, width, channels, outputs = 1, 16, 8, 64, 128
-    random = np.random.default_rng(growth)
-    x = stored(random.standard_normal((frames, height, width, channels)), "float16")
-    weight = random.standard_normal((growth * outputs, 3, 3, channels)) * 0.04
-    phases = stored(phase_weights(torch.from_numpy(weight)).numpy(), "float16")
-    sizes = (frames, height, width, channels, 1, outputs, growth, 2, 0)
-    shape = (frames * growth, 2 * height, 2 * width, outputs)
-    out = run_convolve(convolve, "float16", (x, x, phases, None, None), sizes, shape)
-    large = wide(x, "float16").repeat(2, axis=1).repeat(2, axis=2)
-    expected = plain_convolution(large, weight).reshape(frames, *shape[1:3], growth, outputs)
-    expected = expected.transpose(0, 3, 1, 2, 4).reshape(shape)
-    np.testing.assert_allclose(out, expected, atol=3e-3, rtol=3e-3)  # the summed weights are rounded too

@@ -7,13 +7,9 @@ import ctypes
 import ml_dtypes
 import numpy as np
 import pytest
-from test_kernels_on_host import (
-    compiled,
-    pointers,
-    pytestmark,  # noqa: F401 (pytest reads it)
-    stored,
-    wide,
-)
+from on_host import NEEDS, compiled, pointers, stored, wide
+
+pytestmark = NEEDS
 
 ROWS, COLUMNS, HEADS = 3, 3, 2  # not whole groups of four query windows
 WIN, DIM = ROWS * COLUMNS, 128 * HEADS

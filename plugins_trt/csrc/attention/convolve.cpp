@@ -5,20 +5,22 @@
 #include <string>
 #include <vector>
 
+#include "../kernels/convolve_sizes.hpp"
+
 namespace flashvsr {
+
+using ::convolve::kOutputs, ::convolve::kPixelBytes, ::convolve::kSide, ::convolve::kWindow;
 
 namespace {
 
 constexpr char kKernel[] = "convolve", kKernel8[] = "convolve8";
-constexpr int kSide = 16, kWindow = 18, kOutputs = 128;  // of a tile, see csrc/kernels/convolve.cuh
-constexpr int kBoxBytes = 128;  // of its channels
 
 // Numbers of a tensor.
 struct Kind {
   CUtensorMapDataType type;
   unsigned bytes;
 
-  unsigned channels() const { return kBoxBytes / bytes; }  // of a box
+  unsigned channels() const { return kPixelBytes / bytes; }  // of a box
 };
 constexpr Kind kByte{CU_TENSOR_MAP_DATA_TYPE_UINT8, 1};
 
@@ -66,7 +68,8 @@ unsigned tiles(int frames, int height, int width) {
 void demand_multiples(int channels, int outputs, const Kind& kind) {
   if (channels % kind.channels() == 0 && outputs % kOutputs == 0) return;
   throw std::runtime_error(std::to_string(channels) + " channels to " + std::to_string(outputs) +
-                           ", expected a multiple of " + std::to_string(kind.channels()) + " and one of 128");
+                           ", expected a multiple of " + std::to_string(kind.channels()) + " and one of " +
+                           std::to_string(kOutputs));
 }
 
 bool likely_devices_have(const char* kernel) {

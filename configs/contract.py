@@ -247,7 +247,7 @@ def post(fix: str, bits: int) -> Graph:
     )
 
 
-COLOUR_FIXES = ("adain", "wavelet", "none")
+COLOUR_FIXES = ("adain", "wavelet", "none")  # the first is the reference's
 BITS = (8, 16)
 
 

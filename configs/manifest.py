@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flashvsr_trt.configs.contract import Graph, Sizes, Tensor
+from flashvsr_trt.configs.contract import COLOUR_FIXES, Graph, Sizes, Tensor
 from flashvsr_trt.configs.errors import BundleError
 
 SCHEMA = 1
@@ -47,6 +47,7 @@ class Manifest:
     files: dict[str, File]
     weights: dict[str, str] = field(default_factory=dict)  # source file name -> sha256
     meaningful: bool = True  # False: random weights, the picture content means nothing
+    colour_fix: str = COLOUR_FIXES[0]  # what suits these weights: taken where none is asked for
     schema: int = SCHEMA
 
     @property
@@ -73,7 +74,11 @@ def sha256_of(path: Path) -> str:
 
 
 def dumps(manifest: Manifest) -> str:
-    return json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n"
+    """As the file is written. The usual colour fix is left out: a bundle from before there was one keeps its digest."""
+    told = asdict(manifest)
+    if manifest.colour_fix == COLOUR_FIXES[0]:
+        del told["colour_fix"]
+    return json.dumps(told, indent=1, sort_keys=True) + "\n"
 
 
 def save(manifest: Manifest, folder: Path) -> None:
@@ -143,7 +148,11 @@ def _parse(data: dict[str, Any]) -> Manifest:
         files={_inside(name): File(**file) for name, file in data.pop("files").items()},
         **data,
     )
-    for value, allowed in ((manifest.precision, PRECISIONS), (manifest.model_version, VERSIONS)):
+    for value, allowed in (
+        (manifest.precision, PRECISIONS),
+        (manifest.model_version, VERSIONS),
+        (manifest.colour_fix, COLOUR_FIXES),
+    ):
         if value not in allowed:
             raise ValueError(f"{value!r} is not one of {', '.join(allowed)}")
     return manifest

@@ -48,6 +48,7 @@ class Options:
     model: str = "flashvsr"
     about: str = ""
     meaningful: bool = True
+    colour_fix: str = COLOUR_FIXES[0]  # what suits these weights
     sources: dict[str, str] = field(default_factory=dict)  # weight file name -> SHA-256
 
     def __post_init__(self) -> None:
@@ -60,6 +61,8 @@ class Options:
             )
         if self.fused and self.precision == "fp32":
             raise UsageError("fused operations in fp32", expected="fp16 or bf16: their kernels are for those")
+        if self.colour_fix not in COLOUR_FIXES:
+            raise UsageError(f"colour fix {self.colour_fix}", expected=" or ".join(COLOUR_FIXES))
         if self.local_range < 1:
             raise UsageError(f"local range {self.local_range}", expected="at least 1 window")
 
@@ -239,4 +242,5 @@ def _manifest(content: Content, options: Options, folder: Path) -> Manifest:
         files=files_of(folder),
         weights=options.sources,
         meaningful=options.meaningful,
+        colour_fix=options.colour_fix,
     )

@@ -12,7 +12,7 @@ from flashvsr_trt.configs.tiers import GIB, SIZES, Tier, load_tier
 from flashvsr_trt.runtime.backends.base import Backend
 from flashvsr_trt.runtime.footprint import Work
 from flashvsr_trt.runtime.planner import Plan, plan
-from flashvsr_trt.runtime.upscaler import Options
+from flashvsr_trt.runtime.upscaler import Options, settled
 
 if TYPE_CHECKING:
     from flashvsr_trt.engines.store import EngineSet
@@ -83,7 +83,7 @@ class Card:
             tier=self.tier,
             variant=options.variant,
             kv_ratio=options.parameters.kv_ratio,
-            colour_fix=options.colour_fix,
+            colour_fix=settled(options, manifest).colour_fix,
             bits=options.bits,
             tiling=options.tiling,
             may_tile=may_tile,

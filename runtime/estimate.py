@@ -16,7 +16,7 @@ from flashvsr_trt.configs.schedule import FIRST_INPUT, FIRST_OUTPUT, GRID, STEP,
 from flashvsr_trt.runtime.backends.base import ITEM_BYTES
 from flashvsr_trt.runtime.pipeline import QUEUED_FRAMES
 from flashvsr_trt.runtime.tiles import Grid, Tiling
-from flashvsr_trt.runtime.upscaler import VARIANTS, Options
+from flashvsr_trt.runtime.upscaler import VARIANTS, Options, settled
 
 HOST_BACKENDS = ("onnxruntime-cpu",)  # whose memory this page is about
 CELLS = 8 * 8  # pixels of a latent cell
@@ -69,6 +69,7 @@ def memory(
         encoder: FFmpeg's name of it; None: nothing is encoded, or one picture at a time.
         on_gpu: the networks run in other memory.
     """
+    options = settled(options, manifest)
     of = _beside_gpu if on_gpu else _untiled if options.tiling is None else _tiled
     networks = of(manifest, canvas, options)
     if encoder is None:

@@ -17,7 +17,7 @@ from flashvsr_trt.runtime.machine import memory as machine_memory
 from flashvsr_trt.runtime.planner import Plan
 from flashvsr_trt.runtime.scenes import Listed, parse_scene_cut
 from flashvsr_trt.runtime.sizes import Size
-from flashvsr_trt.runtime.upscaler import VARIANTS, Options, check_options
+from flashvsr_trt.runtime.upscaler import VARIANTS, Options, check_options, settled
 from flashvsr_trt.runtime.video.cut import Position
 from flashvsr_trt.runtime.video.frames import SourceInfo
 from flashvsr_trt.runtime.video.options import OutputOptions
@@ -168,7 +168,8 @@ def _decide(job: Job, bundle: Bundle, source: Source, device: Described) -> Plan
         if Work(path).tidy_up():
             raise AlreadyDone(f"{path} is complete: an earlier run has written it") from error
         raise
-    options = replace(job.options, output=wanted, bits=16 if output.depth > 8 else 8)
+    options = settled(job.options, bundle.manifest)
+    options = replace(options, output=wanted, bits=16 if output.depth > 8 else 8)
     post = f"post_{options.colour_fix}{options.bits}"
     if post not in bundle.manifest.graphs:
         raise BundleError(f"{bundle.folder} has no graph {post}", todo="export the bundle again")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from flashvsr_trt.configs.cache import cache_root
+from flashvsr_trt.configs.contract import COLOUR_FIXES
 from flashvsr_trt.configs.errors import FlashVSRError, UsageError, WriteError
 from flashvsr_trt.configs.schedule import Parameters
 from flashvsr_trt.runtime.agreement import PEAK, mean_square, psnr
@@ -86,5 +87,6 @@ def check_frames(bundle: Bundle, variant: str, backend: Backend, expected: np.nd
 
 def _upscaled(bundle: Bundle, variant: str, backend: Backend) -> list[np.ndarray]:
     parameters = Parameters(local_range=bundle.manifest.local_range)
-    options = Options(variant=variant, parameters=parameters)
+    # By name: the reference may be another export of the same weights, which would choose another.
+    options = Options(variant=variant, parameters=parameters, colour_fix=COLOUR_FIXES[0])
     return list(upscale(clip(), bundle=Path(bundle.folder), backend=backend, options=options))

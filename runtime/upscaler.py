@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from flashvsr_trt.runtime.settings import NoiseSource, Settings
 from flashvsr_trt.runtime.tiled import TiledNetworks
 from flashvsr_trt.runtime.tiles import Tiling
 
+AUTO = "auto"
 VARIANTS = {"tiny": "tc_decoder", "long": "tc_decoder", "full": "vae_decoder"}  # and the decoder that each needs
 
 _STEP = "step"  # the name under which a saved state has the index of the next step
@@ -40,7 +41,7 @@ class Options:
             only one of the two networks loaded at a time. Same frames. "full" decodes with the Wan VAE.
         phases: "full" in phases like "tiny".
         tiling: cuts the canvas into tiles, which run in phases like "tiny", with a tile's state in memory at a time.
-        colour_fix: adain, wavelet or none.
+        colour_fix: adain, wavelet or none; "auto" is what the bundle says suits its weights.
         bits: 8 gives uint8 frames, 16 gives uint16.
         fit: "pad" keeps every pixel; "crop" is the reference's centre crop to multiples of 128.
         reference_count: the reference's frame count (8n-3 frames out, at least 21), for parity.
@@ -53,7 +54,7 @@ class Options:
     segment_steps: int = 8
     phases: bool = False
     tiling: Tiling | None = None
-    colour_fix: str = "adain"
+    colour_fix: str = AUTO
     bits: int = 8
     fit: str = "pad"
     reference_count: bool = False
@@ -61,7 +62,7 @@ class Options:
     noise: NoiseSource | None = None
 
     def __post_init__(self) -> None:
-        for name, allowed in (("variant", VARIANTS), ("colour_fix", COLOUR_FIXES), ("bits", BITS)):
+        for name, allowed in (("variant", VARIANTS), ("colour_fix", (AUTO, *COLOUR_FIXES)), ("bits", BITS)):
             if getattr(self, name) not in allowed:
                 raise UsageError(
                     f"{name} is {getattr(self, name)!r}", expected=f"one of {', '.join(map(str, allowed))}"
@@ -73,6 +74,11 @@ class Options:
     def phased(self) -> bool:
         """Whether DiT and decoder take turns in memory."""
         return self.variant == "tiny" or self.phases or self.tiling is not None
+
+
+def settled(options: Options, manifest: Manifest) -> Options:
+    """`options` with what they leave to the bundle."""
+    return replace(options, colour_fix=manifest.colour_fix) if options.colour_fix == AUTO else options
 
 
 def check_options(manifest: Manifest, options: Options) -> None:
@@ -126,7 +132,7 @@ class Upscaler:
     def __init__(self, bundle: Bundle, backend: Backend, height: int, width: int, options: Options) -> None:
         check_options(bundle.manifest, options)
         self._source = (height, width)
-        self._options = options
+        self._options = options = settled(options, bundle.manifest)
         output = options.output or schedule.scaled(height, width, options.scale)
         self.canvas = schedule.canvas(height, width, output=output, fit=options.fit)
         self._hook = _Hook()

@@ -25,6 +25,7 @@ def test_info_of_a_video_and_of_a_bundle(tmp_path):
     assert "64x48" in call("info", "in.mp4").out
     facts = json.loads(call("info", tmp_path / "bundle", "--json").out)
     assert (facts["kind"], facts["model_version"], facts["local_range"]) == ("bundle", "v1.1", 11)
+    assert facts["colour_fix"] == "adain"
     assert "gives its input back" in call("info", tmp_path / "bundle").out
     assert call("info", "nothing").code == 2
 

@@ -46,9 +46,9 @@ def test_defaults_are_those_of_python(inside):
         assert got[name] == getattr(options, name)
     for name in ("sparse_ratio", "kv_ratio", "seed"):
         assert got[name] == getattr(options.parameters, name)
-    # The first of each enumeration: long, adain, pad.
-    assert (options.variant, options.colour_fix, options.fit) == ("long", "adain", "pad")
-    assert got["variant"] == got["colour_fix"] == got["fit"] == 0
+    # The first of each enumeration: long, pad; and the bundle's colour fix.
+    assert (options.variant, options.colour_fix, options.fit) == ("long", "auto", "pad")
+    assert (got["variant"], got["colour_fix"], got["fit"]) == (0, -1, 0)
 
 
 def test_philox_known_answer(inside):

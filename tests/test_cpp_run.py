@@ -88,6 +88,21 @@ def test_fp16_gives_the_command_lines_bytes(build, seeded_bundle_fp16, moving_y4
     assert got == expected
 
 
+def test_colour_fix_is_the_bundles(build, seeded_bundle, moving_y4m, tmp_path):
+    """What suits the weights, in both programs; asking for it by name is the same."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(seeded_bundle, bundle)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    (bundle / "manifest.json").write_text(json.dumps(manifest | {"colour_fix": "none"}))
+    got, expected = both_programs(build, bundle, moving_y4m, "--scale", "2")
+    named = moving_y4m.with_name("named.y4m")
+    flags = ("--scale", "2", "--colour-fix", "none", "--device", "cpu")
+    call(*COMMAND_LINE, "run", moving_y4m, "-o", named, "--bundle", seeded_bundle, *flags)
+    adain = call(build / "flashvsr_y4m", seeded_bundle, "--scale", "2", data=moving_y4m.read_bytes())
+    assert got == expected == read_y4m(named.read_bytes())
+    assert got != read_y4m(adain.stdout)
+
+
 def test_fp8_gives_the_command_lines_bytes(build, moving_y4m, tmp_path):
     """The KV ring is of float8."""
     options = replace(bundles.SEEDED, precision="fp16", fused=True)
@@ -142,6 +157,7 @@ def test_y4m_filter_of_420(build, seeded_bundle):
         ({"files": {"../outside": {"bytes": 1, "sha256": ""}}}, "outside"),
         ({"files": {"missing.onnx": {"bytes": 1, "sha256": ""}}}, "is missing"),
         ({"graphs": {}}, ""),
+        ({"colour_fix": "sepia"}, "sepia"),
         ({"invented": 1}, "invented"),
     ],
 )

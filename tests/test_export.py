@@ -253,8 +253,10 @@ def test_existing_target(tmp_path):
     first = export_bundle(weights(), out, bundles.SEEDED)
     with pytest.raises(OutputExists, match="exists"):
         export_bundle(weights(), out, bundles.SEEDED)
-    second = export_bundle(weights(), out, dataclasses.replace(bundles.SEEDED, about="anew"), overwrite=True)
-    assert manifests.load(out, verify="hash").about == "anew"
+    anew = dataclasses.replace(bundles.SEEDED, about="anew", colour_fix="none")
+    second = export_bundle(weights(), out, anew, overwrite=True)
+    loaded = manifests.load(out, verify="hash")
+    assert (loaded.about, loaded.colour_fix) == ("anew", "none")
     assert first.files == second.files
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 

@@ -1,5 +1,7 @@
 """Frames in and out of the upscaler, with a stand-in in place of the networks: the bookkeeping is what is tested."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -152,6 +154,22 @@ def test_crop_is_the_references():
 def test_senseless_options_are_refused(bad):
     with pytest.raises(UsageError):
         make(8, 8, **bad)
+
+
+@pytest.mark.parametrize(
+    ("asked", "suits", "taken"), [("auto", "adain", "adain"), ("auto", "none", "none"), ("adain", "wavelet", "adain")]
+)
+def test_colour_fix_is_the_bundles_unless_one_is_asked_for(monkeypatch, asked, suits, taken):
+    given = []
+
+    class Noting(StandIn):
+        def __init__(self, bundle, backend, settings):
+            given.append(settings.colour_fix)
+            super().__init__(bundle, backend, settings)
+
+    monkeypatch.setattr(module, "Networks", Noting)
+    Upscaler(Bundle(None, replace(BUNDLE.manifest, colour_fix=suits)), None, 8, 8, Options(colour_fix=asked))
+    assert given == [taken]
 
 
 def test_full_needs_a_bundle_with_the_vae():

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from flashvsr_trt.export.layouts import DitSizes, LqSizes, Shapes, TcSizes
 
 TEXT_TOKENS = 16
+# Of the product's output: this model keeps the means of colours within a level by itself, and adain would also take the
+# frame's contrast for the input's, which blur has lowered. docs/demo-model.md has the figures.
+COLOUR_FIX = "none"
 
 
 @dataclass(frozen=True, kw_only=True)

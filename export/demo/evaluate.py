@@ -27,6 +27,7 @@ from flashvsr_trt.configs.errors import UsageError
 from flashvsr_trt.configs.schedule import GRID, padded_frames, steps
 from flashvsr_trt.export.demo import metrics
 from flashvsr_trt.export.demo.checkpoint import load_weights
+from flashvsr_trt.export.demo.config import COLOUR_FIX
 from flashvsr_trt.export.demo.degrade import SCALE, clean, low_quality, low_resolution
 from flashvsr_trt.export.demo.images import load
 from flashvsr_trt.export.demo.model import DemoModel
@@ -98,7 +99,7 @@ def bicubic(low: np.ndarray) -> np.ndarray:
     return low_quality(torch.from_numpy(low).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
 
 
-def torch_upscale(model: DemoModel, fix: str = "adain") -> Upscale:
+def torch_upscale(model: DemoModel, fix: str = COLOUR_FIX) -> Upscale:
     """The product's run in torch, in fp32: canvas and tail padded by repetition, cut back, colours fixed by `fix`."""
 
     def upscale(low: np.ndarray) -> np.ndarray:
@@ -194,7 +195,7 @@ def arguments(description: str | None) -> argparse.Namespace:
     parser.add_argument("--split", choices=("test", "validation"), default="test", help="which held-out images")
     parser.add_argument("--clips", nargs="+", help='only these clips of images, such as "skimage/chelsea 0"')
     parser.add_argument("--videos", type=Path, help="folder of .mp4 files, for evaluation only")
-    parser.add_argument("--fix", choices=COLOUR_FIXES, default="adain", help="colour fix")
+    parser.add_argument("--fix", choices=COLOUR_FIXES, help="colour fix [the bundle's; of weights the demo model's]")
     parser.add_argument("--frames", type=int, default=33, help="of each video")
     parser.add_argument("--out", type=Path, default=Path("build/demo/eval"))
     return parser.parse_args()
@@ -202,7 +203,7 @@ def arguments(description: str | None) -> argparse.Namespace:
 
 def main() -> None:
     args = arguments(__doc__)
-    evaluate(torch_upscale(DemoModel(load_weights(args.model)), args.fix), args)
+    evaluate(torch_upscale(DemoModel(load_weights(args.model)), args.fix or COLOUR_FIX), args)
 
 
 if __name__ == "__main__":

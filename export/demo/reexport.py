@@ -40,6 +40,7 @@ def reexport(folder: Path, out: Path, *, fused: bool = False, overwrite: bool = 
         model=manifest.model,
         about=manifest.about,
         meaningful=manifest.meaningful,
+        colour_fix=manifest.colour_fix,
         sources=manifest.weights,
     )
     return write(networks, out, options, overwrite=overwrite)

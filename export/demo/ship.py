@@ -15,6 +15,7 @@ from flashvsr_trt.configs.schedule import Parameters
 from flashvsr_trt.export.bundle import Content, Options, post_steps, steps_of, write_bundle
 from flashvsr_trt.export.demo import networks as nets
 from flashvsr_trt.export.demo.checkpoint import load_weights
+from flashvsr_trt.export.demo.config import COLOUR_FIX
 from flashvsr_trt.export.demo.networks import Networks
 from flashvsr_trt.export.fused import FUSED, PLAIN
 from flashvsr_trt.export.lq_proj import LqProj
@@ -33,6 +34,7 @@ def ship(trained: Path, out: Path) -> Manifest:
         local_range=Parameters().local_range,
         model="demo",
         about=ABOUT,
+        colour_fix=COLOUR_FIX,
         sources={trained.name: sha256_of(trained)},
     )
     return write(load_weights(trained), out, options, overwrite=True)

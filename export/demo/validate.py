@@ -13,6 +13,7 @@ from torch import Tensor
 from flashvsr_trt.export.colour import fix_colour, to_pixels
 from flashvsr_trt.export.demo import metrics
 from flashvsr_trt.export.demo.clips import ClipMaker, Clips
+from flashvsr_trt.export.demo.config import COLOUR_FIX
 from flashvsr_trt.export.demo.model import DemoModel
 
 STEPS = (6, 2)
@@ -76,7 +77,7 @@ def run(
     lq: Tensor,
     steps: Sequence[int],
     cut: tuple[int, int] | None = None,
-    fix: str = "adain",
+    fix: str = COLOUR_FIX,
 ) -> Tensor:
     """uint8 LQ clips [B, 4 L + 1, H, W, 3] to results uint8 [B, 4 L - 3, H, W, 3], colours fixed by `fix`.
 

@@ -46,6 +46,7 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
                 "model_version",
                 "precision",
                 "local_range",
+                "colour_fix",
                 "op_abi",
                 "meaningful",
                 "weights",
@@ -64,6 +65,7 @@ def bundle_lines(bundle: Bundle) -> list[str]:
         f"           {len(manifest.graphs)} graphs, {len(manifest.files)} files, {gib(total)}",
         f"networks   DiT of {sizes.layers} layers with {sizes.dim} channels, decoders {', '.join(manifest.decoders)}",
         f"baked in   local range {manifest.local_range}; free are sparse ratio, kv ratio and seed",
+        f"suits it   colour fix {manifest.colour_fix}",
         f"identity   {manifest.digest()}",
     ]
     if not manifest.meaningful:

@@ -32,7 +32,7 @@ from flashvsr_trt.runtime.progress import JsonLines, choose_display
 from flashvsr_trt.runtime.report import write_report
 from flashvsr_trt.runtime.sizes import parse_size, parse_tile
 from flashvsr_trt.runtime.talk import say_bundle
-from flashvsr_trt.runtime.upscaler import VARIANTS, Options
+from flashvsr_trt.runtime.upscaler import AUTO, VARIANTS, Options
 from flashvsr_trt.runtime.video.cut import parse_position
 from flashvsr_trt.runtime.video.options import OutputOptions
 
@@ -48,7 +48,8 @@ def _declare(command: Callable[..., Any]) -> Callable[..., Any]:
         option(PICTURE, "--fit", type=click.Choice(["pad", "crop"]), default="pad", help="crop: as the reference."),
         option(PICTURE, "--scene-cut", default="auto", metavar="auto|off|FILE", help="Where the past is forgotten "
                "[auto]. FILE: a time or frame number a line."),
-        option(PICTURE, "--colour-fix", type=click.Choice(COLOUR_FIXES), default="adain", show_default=True),
+        option(PICTURE, "--colour-fix", type=click.Choice([AUTO, *COLOUR_FIXES]), default=AUTO, help="auto: what suits "
+               "the bundle's weights; adain for the official ones [auto]."),
         option(ENGINE, "-m", "--variant", type=click.Choice(VARIANTS), default="long", help="long, tiny: same frames; "
                "tiny: one network in memory at a time; full: decoded by the Wan VAE [long]."),
         option(ENGINE, "--bundle", metavar="DIR", envvar=BUNDLE_VARIABLE, show_envvar=True, help="What to run."),

@@ -143,6 +143,7 @@ static void test_stream_options(flashvsr_model *model) {
   REFUSED(variant, 7, FLASHVSR_ERROR_ARGUMENT);
   REFUSED(segment_steps, 0, FLASHVSR_ERROR_ARGUMENT);
   REFUSED(colour_fix, 3, FLASHVSR_ERROR_ARGUMENT);
+  REFUSED(colour_fix, -2, FLASHVSR_ERROR_ARGUMENT);
   REFUSED(bits, 12, FLASHVSR_ERROR_ARGUMENT);
   REFUSED(fit, 2, FLASHVSR_ERROR_ARGUMENT);
   REFUSED(fit, FLASHVSR_FIT_CROP, FLASHVSR_ERROR_ARGUMENT);
@@ -291,6 +292,7 @@ static void test_stream(void) {
   flashvsr_model_info about = {.struct_size = sizeof about};
   CHECK(flashvsr_model_get_info(model, &about) == FLASHVSR_OK);
   CHECK(strstr(about.backend, "ONNX Runtime") != NULL && about.local_range == 11);
+  CHECK(strcmp(about.colour_fix, "adain") == 0);
   flashvsr_stream_options options = stream_options();
   options.allocate = counted;
   options.deallocate = released;

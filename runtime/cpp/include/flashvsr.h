@@ -79,7 +79,12 @@ enum {
 enum { FLASHVSR_DEVICE_CPU = 0, FLASHVSR_DEVICE_CUDA = 1 };
 enum { FLASHVSR_LOG_ERROR = 0, FLASHVSR_LOG_INFO = 1 };
 enum { FLASHVSR_VARIANT_LONG = 0, FLASHVSR_VARIANT_TINY = 1, FLASHVSR_VARIANT_FULL = 2 };
-enum { FLASHVSR_COLOUR_ADAIN = 0, FLASHVSR_COLOUR_WAVELET = 1, FLASHVSR_COLOUR_NONE = 2 };
+enum {
+  FLASHVSR_COLOUR_BUNDLE = -1, /* what the bundle says suits its weights */
+  FLASHVSR_COLOUR_ADAIN = 0,
+  FLASHVSR_COLOUR_WAVELET = 1,
+  FLASHVSR_COLOUR_NONE = 2
+};
 enum { FLASHVSR_FIT_PAD = 0, FLASHVSR_FIT_CROP = 1 };
 enum { FLASHVSR_MEMORY_HOST = 0, FLASHVSR_MEMORY_DEVICE = 1 };
 enum { FLASHVSR_CHROMA_LEFT = 0, FLASHVSR_CHROMA_CENTRE = 1, FLASHVSR_CHROMA_TOP_LEFT = 2 };
@@ -122,7 +127,7 @@ typedef struct flashvsr_stream_options {
   int32_t output_width, output_height; /* pixels, in place of scale; 0: by scale */
   int32_t variant;                    /* FLASHVSR_VARIANT_: long; tiny: same frames, one network at a time; full: VAE */
   int32_t segment_steps;              /* DiT steps before a decode, variant tiny */
-  int32_t colour_fix;                 /* FLASHVSR_COLOUR_ */
+  int32_t colour_fix;                 /* FLASHVSR_COLOUR_ [the bundle's] */
   int32_t bits;                       /* 8 or 16 a sample */
   int32_t fit;                        /* FLASHVSR_FIT_: pad keeps every pixel */
   int32_t local_range;                /* 0: the bundle's; another value than the bundle's is refused */
@@ -164,7 +169,8 @@ typedef struct flashvsr_model_info {
   const char *precision;     /* "fp32", "fp16", "bf16" or "fp8" */
   const char *backend;       /* library, version and device, for people */
   int32_t local_range;
-  int32_t meaningful; /* 0: random weights, the pictures mean nothing */
+  int32_t meaningful;        /* 0: random weights, the pictures mean nothing */
+  const char *colour_fix;    /* what FLASHVSR_COLOUR_BUNDLE stands for: "adain", "wavelet" or "none" */
 } flashvsr_model_info;
 
 typedef struct flashvsr_stream_info {

@@ -207,6 +207,7 @@ flashvsr_status flashvsr_model_get_info(const flashvsr_model* handle, flashvsr_m
     value.backend = handle->model->backend_text.c_str();
     value.local_range = static_cast<int32_t>(manifest.local_range);
     value.meaningful = manifest.meaningful ? 1 : 0;
+    value.colour_fix = manifest.colour_fix.c_str();
     write_struct(value, info, "info");
     return FLASHVSR_OK;
   });

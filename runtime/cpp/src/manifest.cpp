@@ -96,7 +96,7 @@ Manifest parse(const Json& data) {
   if (schema != contract::SCHEMA)
     bad_bundle("schema version " + std::to_string(schema) + "; expected: " + std::to_string(contract::SCHEMA));
   check_keys(data,
-             {"about", "files", "graphs", "local_range", "meaningful", "model", "model_version", "op_abi", "precision",
+             {"about", "colour_fix", "files", "graphs", "local_range", "meaningful", "model", "model_version", "op_abi", "precision",
               "schema", "sizes", "weights"},
              "the manifest");
   Manifest manifest;
@@ -109,6 +109,10 @@ Manifest parse(const Json& data) {
   manifest.op_abi = integer(member(data, "op_abi"), "op_abi");
   manifest.local_range = integer(member(data, "local_range"), "local_range");
   manifest.layers = integer(member(object(member(data, "sizes"), "sizes"), "layers"), "sizes.layers");
+  manifest.colour_fix = contract::COLOUR_FIXES.front();
+  if (const auto fix = data.find("colour_fix"); fix != data.end()) manifest.colour_fix = string(*fix, "colour_fix");
+  if (!contains(contract::COLOUR_FIXES, manifest.colour_fix))
+    bad_bundle("colour_fix \"" + manifest.colour_fix + "\" is unknown");
   if (const auto meaningful = data.find("meaningful"); meaningful != data.end()) {
     if (!meaningful->is_boolean()) bad_bundle("meaningful is neither true nor false");
     manifest.meaningful = meaningful->get<bool>();

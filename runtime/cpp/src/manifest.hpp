@@ -35,6 +35,7 @@ struct Graph {
 
 struct Manifest {
   std::string model, about, model_version, precision;
+  std::string colour_fix;  // what suits these weights
   std::string digest;  // of the file, which names the bundle
   std::int64_t op_abi = 0;
   std::int64_t local_range = 0;

@@ -44,6 +44,7 @@ flashvsr_stream_options default_stream_options() {
   options.struct_size = sizeof options;
   options.scale = DEFAULT_SCALE;
   options.segment_steps = DEFAULT_SEGMENT_STEPS;
+  options.colour_fix = FLASHVSR_COLOUR_BUNDLE;
   options.bits = contract::BITS.front();
   options.sparse_ratio = contract::SPARSE_RATIO;
   options.kv_ratio = contract::KV_RATIO;
@@ -62,7 +63,7 @@ void check_model_options(const flashvsr_model_options& options) {
 Options make_options(const flashvsr_stream_options& from, const Manifest& manifest) {
   check_range("variant", std::int64_t{from.variant}, FLASHVSR_VARIANT_LONG, FLASHVSR_VARIANT_FULL);
   check_range("fit", std::int64_t{from.fit}, FLASHVSR_FIT_PAD, FLASHVSR_FIT_CROP);
-  check_range("colour_fix", std::int64_t{from.colour_fix}, 0,
+  check_range("colour_fix", std::int64_t{from.colour_fix}, FLASHVSR_COLOUR_BUNDLE,
               static_cast<std::int64_t>(contract::COLOUR_FIXES.size()) - 1);
   check_range("segment_steps", std::int64_t{from.segment_steps}, 1, std::int64_t{1} << 30);
   check_range("sparse_ratio", from.sparse_ratio, 1e-9, 1e9);
@@ -82,7 +83,9 @@ Options make_options(const flashvsr_stream_options& from, const Manifest& manife
   options.settings.kv_ratio = from.kv_ratio;
   options.settings.seed = from.seed;
   options.settings.vae = from.variant == FLASHVSR_VARIANT_FULL;
-  options.settings.colour_fix = contract::COLOUR_FIXES[static_cast<std::size_t>(from.colour_fix)];
+  options.settings.colour_fix = from.colour_fix == FLASHVSR_COLOUR_BUNDLE
+                                    ? manifest.colour_fix
+                                    : contract::COLOUR_FIXES[static_cast<std::size_t>(from.colour_fix)];
   options.settings.bits = from.bits;
   return options;
 }

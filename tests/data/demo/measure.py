@@ -7,11 +7,12 @@ import numpy as np
 
 from flashvsr_trt.export.demo.evaluate import arguments, evaluate
 from flashvsr_trt.runtime import Options, open_backend, upscale
+from flashvsr_trt.runtime.upscaler import AUTO
 
 
 def main() -> None:
     args = arguments(__doc__)
-    options = Options(colour_fix=args.fix)
+    options = Options(colour_fix=args.fix or AUTO)
 
     def run(low: np.ndarray) -> np.ndarray:
         return np.stack(list(upscale(low, bundle=args.model, backend=open_backend("cpu"), options=options)))

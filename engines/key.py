@@ -16,7 +16,7 @@ from flashvsr_trt.engines.trt import Flavour
 
 DECODERS = {"tiny": "tc_decoder", "long": "tc_decoder", "full": "vae_decoder"}
 SETTINGS = 1  # raised when engines.build or engines.prepare build the same graph differently
-_SOURCES = ("*.py", "*.cu", "*.cuh", "*.cpp", "*.h")
+_SOURCES = ("*.py", "*.cu", "*.cuh", "*.cpp", "*.hpp", "*.h")
 
 
 @dataclass(frozen=True, kw_only=True)

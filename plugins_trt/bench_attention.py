@@ -15,8 +15,8 @@ from pathlib import Path
 
 from flashvsr_trt.configs import schedule
 from flashvsr_trt.plugins_trt.attention_op import EIGHTHS, STAGES, Problem, enqueue, workspace
+from flashvsr_trt.plugins_trt.bench_timing import median_ms
 from flashvsr_trt.plugins_trt.kernels.driver import IMPLEMENTATIONS, Driver, Kernel, load_kernels
-from flashvsr_trt.plugins_trt.kernels.timing import median_ms
 
 SETS = 3  # of 260 MB each at 768x1408, half in float8: more than the second-level cache
 REPEATS = 30

@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flashvsr_trt.plugins_trt.bench_timing import median_ms
 from flashvsr_trt.plugins_trt.kernels.driver import Driver, Kernel, load_kernels
-from flashvsr_trt.plugins_trt.kernels.timing import median_ms
 
 if TYPE_CHECKING:
     from torch import Tensor

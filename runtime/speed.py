@@ -5,8 +5,8 @@
 `random`: a network of the real size with random weights, made in the cache. What decode and encode cost beside it is
 told by `flashvsr-trt bench`.
 
-`--against BUNDLE|random` also compares every frame with those of another bundle, or of the random weights in another
-precision, and tells the PSNR; `--against-device cpu` computes those on the CPU:
+`--against BUNDLE|random` then runs the frames once more, untimed, and compares each with those of another bundle, or of
+the random weights in another precision; `--against-device cpu` computes those on the CPU. All are held meanwhile:
 
     python -m flashvsr_trt.runtime.speed random --device cuda --precision fp8 --against random --against-precision fp16
 """
@@ -19,7 +19,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
@@ -38,7 +38,7 @@ from flashvsr_trt.runtime.backends.base import Backend
 from flashvsr_trt.runtime.bundle import Bundle, open_bundle
 from flashvsr_trt.runtime.device_memory import DeviceMemory
 from flashvsr_trt.runtime.limits import limits
-from flashvsr_trt.runtime.upscaler import VARIANTS, Options, Upscaler
+from flashvsr_trt.runtime.upscaler import VARIANTS, Options, Upscaler, check_options, settled
 
 _SCALE = 4
 _DISTINCT = 16  # frames that are generated; they come again in turn
@@ -53,15 +53,8 @@ def moving_picture(index: int, height: int, width: int) -> np.ndarray:
     return np.round(127.5 + 100 * waves).astype(np.uint8)  # [height, width, 3]
 
 
-def measure(
-    bundle: Bundle,
-    backend: Backend,
-    size: tuple[int, int],
-    frames: int,
-    options: Options,
-    keep: list[np.ndarray] | None = None,
-) -> dict[str, Any]:
-    """Runs `frames` frames to `size` (height, width); into `keep` go the results, uint8 [height, width, 3].
+def measure(bundle: Bundle, backend: Backend, size: tuple[int, int], frames: int, options: Options) -> dict[str, Any]:
+    """Runs `frames` frames to `size` (height, width).
 
     Returns:
         Figures: fps with the start and in the steady state (the median step), ms a step by graph, peak memory.
@@ -72,8 +65,6 @@ def measure(
         marks = [(began, 0, dict(backend.seconds))]
         for ready in _stream(upscaler, prepared, frames):
             marks.append((time.perf_counter(), marks[-1][1] + len(ready), dict(backend.seconds)))
-            if keep is not None:
-                keep.extend(ready)
     steps = [
         (after[0] - before[0], {name: after[2][name] - before[2].get(name, 0.0) for name in after[2]})
         for before, after in pairwise(marks)
@@ -94,6 +85,7 @@ def measure(
         "bundle": f"{bundle.manifest.model} {bundle.manifest.model_version} {bundle.manifest.precision}",
         "canvas": list(size),
         "variant": options.variant,
+        "colour_fix": options.colour_fix,
         "sparse_ratio": options.parameters.sparse_ratio,
         "frames": frames,
         "fps_steady": schedule.STEP / wall,
@@ -108,19 +100,34 @@ def measure(
     }
 
 
-def compared(
-    seen: list[np.ndarray], bundle: Bundle, backend: Backend, size: tuple[int, int], options: Options
-) -> dict[str, Any]:
-    """What `measure` kept against the same frames of another bundle or back end.
+@dataclass(frozen=True)
+class Side:
+    """One of two that are compared."""
+
+    bundle: Bundle
+    backend: Backend
+
+
+def compared(side: Side, reference: Side, size: tuple[int, int], frames: int, options: Options) -> dict[str, Any]:
+    """Every frame of `side` against `reference`'s, one after the other, for both may not fit at once.
 
     Returns:
         Their number, PSNR in dB of all and of the worst frame: None where every pixel is the same.
     """
-    upscaler, prepared = _prepared(bundle, backend, size, options)
-    expected = (frame for ready in _stream(upscaler, prepared, len(seen)) for frame in ready)
-    against = f"{bundle.manifest.model} {bundle.manifest.precision} on {backend.describe()}"
-    found = asdict(agreement(seen, expected))
+    # Copies: a back end's own frames lie in memory that it uses again.
+    seen = [frame.copy() for frame in _frames(side, size, frames, options)]
+    side.backend.trim()
+    found = asdict(agreement(seen, _frames(reference, size, frames, options)))
+    against = (
+        f"{reference.bundle.manifest.model} {reference.bundle.manifest.precision} on {reference.backend.describe()}"
+    )
     return {"against": against} | {name: value if math.isfinite(value) else None for name, value in found.items()}
+
+
+def _frames(side: Side, size: tuple[int, int], frames: int, options: Options) -> Iterator[np.ndarray]:
+    upscaler, prepared = _prepared(side.bundle, side.backend, size, options)
+    for ready in _stream(upscaler, prepared, frames):
+        yield from ready
 
 
 def _prepared(
@@ -149,6 +156,14 @@ def _opened(bundle: str, precision: str, backend: Backend) -> Bundle:
     return open_bundle(random_bundle("real", precision, fused=backend.asynchronous and precision != "fp32"))
 
 
+def _reference(given: argparse.Namespace, backend: Backend, options: Options) -> Side:
+    """Opened before anything is measured, so that what does not fit is told at once."""
+    other = open_backend(given.against_device) if given.against_device else backend
+    reference = _opened(given.against, given.against_precision or "fp32", other)
+    check_options(reference.manifest, options)
+    return Side(reference, other)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", help="a folder, or random")
@@ -159,23 +174,25 @@ def main() -> None:
     parser.add_argument("--variant", default="long", choices=VARIANTS)
     parser.add_argument("--sparse-ratio", type=float, default=2.0)
     parser.add_argument("--against", metavar="BUNDLE|random", help="compare the frames with those of this one")
-    parser.add_argument("--against-precision", default="fp32", choices=PRECISIONS, help="of its random weights")
+    parser.add_argument("--against-precision", choices=PRECISIONS, help="of its random weights [fp32]")
     parser.add_argument("--against-device", choices=DEVICES, help="where it runs [as --device]")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    if not given.against and (given.against_precision or given.against_device):
+        parser.error("--against-precision and --against-device need --against")
     backend = open_backend(given.device)
-    bundle = _opened(given.bundle, given.precision, backend)
-    parameters = Parameters(sparse_ratio=given.sparse_ratio, local_range=bundle.manifest.local_range)
+    side = Side(_opened(given.bundle, given.precision, backend), backend)
+    manifest = side.bundle.manifest
+    parameters = Parameters(sparse_ratio=given.sparse_ratio, local_range=manifest.local_range)
+    options = settled(Options(variant=given.variant, parameters=parameters), manifest)
+    reference = _reference(given, backend, options) if given.against else None
     height, width = map(int, given.size.split("x"))
-    options = Options(variant=given.variant, parameters=parameters)
-    kept: list[np.ndarray] | None = [] if given.against else None
-    facts = measure(bundle, backend, (height, width), given.frames, options, kept)
+    facts = measure(side.bundle, backend, (height, width), given.frames, options)
     run = {"ms_per_step": facts["ms_by_graph"], "canvas": (width, height), "tiles": None}
-    facts |= limits(bundle, backend, run | {"sparse_ratio": given.sparse_ratio})
-    if kept is not None:
-        other = open_backend(given.against_device or given.device)
-        reference = _opened(given.against, given.against_precision, other)
-        facts["agreement"] = compared(kept, reference, other, (height, width), options)
+    facts |= limits(side.bundle, backend, run | {"sparse_ratio": given.sparse_ratio})
+    if reference:
+        backend.trim()
+        facts["agreement"] = compared(side, reference, (height, width), given.frames, options)
     if given.json:
         given.json.write_text(json.dumps(facts, indent=1) + "\n")
     for name, value in facts.items():

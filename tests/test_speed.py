@@ -46,8 +46,9 @@ def test_agreement_of_the_same_frames_is_infinite():
 def test_figures(monkeypatch, tmp_path, seeded_bundle):
     facts = _run(monkeypatch, tmp_path / "a.json", str(seeded_bundle), "--frames", str(FRAMES))
     assert facts["frames"] == FRAMES
-    assert len(facts["ms_of_steps"]) == 1
-    assert facts["fps_steady"] == pytest.approx(8000 / facts["ms_per_step"])
+    assert facts["colour_fix"] == "adain"
+    assert facts["ms_of_steps"] == [pytest.approx(facts["ms_per_step"], abs=0.01)]
+    assert sum(facts["ms_by_graph"].values()) <= facts["ms_per_step"]
     assert {"dit", "lq_proj", "tc_decoder"} <= facts["ms_by_graph"].keys()
     assert "agreement" not in facts
 
@@ -61,6 +62,16 @@ def test_frames_are_compared_with_another_bundles(monkeypatch, tmp_path, seeded_
 
     same = _run(monkeypatch, tmp_path / "c.json", *command, str(seeded_bundle_fp16))["agreement"]
     assert (same["psnr"], same["worst"]) == (None, None)
+
+
+def test_a_reference_that_does_not_fit_is_told_before_anything_is_measured(
+    monkeypatch, tmp_path, seeded_bundle, full_bundle
+):
+    monkeypatch.setattr(speed, "measure", lambda *given: pytest.fail("measured"))
+    with pytest.raises(UsageError, match="local_range 11 was asked of a bundle made with 3"):
+        _run(monkeypatch, tmp_path / "e.json", str(seeded_bundle), "--against", str(full_bundle))
+    with pytest.raises(SystemExit):
+        _run(monkeypatch, tmp_path / "f.json", str(seeded_bundle), "--against-device", "cpu")
 
 
 def test_too_few_frames_are_refused(monkeypatch, tmp_path, seeded_bundle):

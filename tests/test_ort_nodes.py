@@ -165,10 +165,10 @@ for context in (None, 1, 2, None):
 def folder(tmp_path_factory):
     """Where nodes.so is, and the stand-ins it loads."""
     folder = tmp_path_factory.mktemp("nodes")
-    kernels, sources = folder / "kernels", folder / "sources"
+    kernels, sources = folder / "kernels", folder / "csrc" / library.SOURCES.name
     kernels.mkdir()
     index(kernels)
-    shutil.copytree(library.SOURCES, sources)
+    shutil.copytree(library.SOURCES.parent, sources.parent)  # they include each other
     for name, of_gpu, of_cpu in (
         ("ort_library.cpp", '"CUDAExecutionProvider"', '"CPUExecutionProvider"'),
         ("ort_pool.cpp", '"Cuda"', '"Cpu"'),

@@ -31,10 +31,10 @@ def agreement(seen: Iterable[np.ndarray], expected: Iterable[np.ndarray]) -> Agr
 
 
 def mean_square(frame: np.ndarray, right: np.ndarray) -> float:
-    """The mean squared difference of two frames of the same shape."""
+    """The mean squared difference of two frames, or other arrays, of the same shape."""
     return float(np.mean(np.square(frame.astype(np.float64) - right)))
 
 
-def psnr(error: float) -> float:
-    """dB, of a mean squared difference of 8-bit frames."""
-    return 10 * math.log10(PEAK**2 / error) if error else math.inf
+def psnr(error: float, peak: float = PEAK) -> float:
+    """dB, of a mean squared difference of numbers up to `peak`, by default that of 8-bit frames."""
+    return 10 * math.log10(peak**2 / error) if error else math.inf

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from flashvsr_trt.configs.contract import FIRST_LATENTS, STEP_LATENTS, Graph, Te
 from flashvsr_trt.configs.errors import FlashVSRError
 from flashvsr_trt.configs.schedule import GRID
 from flashvsr_trt.runtime import rope
+from flashvsr_trt.runtime.agreement import mean_square, psnr
 from flashvsr_trt.runtime.backends.base import Backend, Buffer
 from flashvsr_trt.runtime.bundle import Bundle
 from flashvsr_trt.runtime.floats import from_float32, to_float32
@@ -114,6 +114,5 @@ def _compare(graph: str, output: str, expected: np.ndarray, seen: np.ndarray) ->
     spread = float(expected.std())
     if spread > 0 and float(seen.std()) < DEAD * spread:
         raise FlashVSRError(f"{graph} is broken: {output} is constant", todo="build the engines again")
-    error = float(np.mean(np.square(expected.astype(np.float64) - seen)))
     peak = float(np.abs(expected).max()) or 1.0
-    return Agreement(graph, output, 10 * math.log10(peak * peak / error) if error else math.inf)
+    return Agreement(graph, output, psnr(mean_square(seen, expected), peak))

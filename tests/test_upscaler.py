@@ -23,7 +23,7 @@ class StandIn:
     """Gives the LQ frames back, and checks that they are the schedule's."""
 
     def __init__(self, bundle, backend, config):
-        self.canvas, self.step, self.seen, self.released = config.canvas, 0, [], []
+        self.canvas, self.colour_fix, self.step, self.seen, self.released = config.canvas, config.colour_fix, 0, [], []
 
     def reset(self):
         self.step, self.seen = 0, []
@@ -159,17 +159,10 @@ def test_senseless_options_are_refused(bad):
 @pytest.mark.parametrize(
     ("asked", "suits", "taken"), [("auto", "adain", "adain"), ("auto", "none", "none"), ("adain", "wavelet", "adain")]
 )
-def test_colour_fix_is_the_bundles_unless_one_is_asked_for(monkeypatch, asked, suits, taken):
-    given = []
-
-    class Noting(StandIn):
-        def __init__(self, bundle, backend, settings):
-            given.append(settings.colour_fix)
-            super().__init__(bundle, backend, settings)
-
-    monkeypatch.setattr(module, "Networks", Noting)
-    Upscaler(Bundle(None, replace(BUNDLE.manifest, colour_fix=suits)), None, 8, 8, Options(colour_fix=asked))
-    assert given == [taken]
+def test_colour_fix_is_the_bundles_unless_one_is_asked_for(asked, suits, taken):
+    bundle = Bundle(None, replace(BUNDLE.manifest, colour_fix=suits))
+    upscaler = Upscaler(bundle, None, 8, 8, Options(colour_fix=asked))
+    assert upscaler._order._networks.colour_fix == taken
 
 
 def test_full_needs_a_bundle_with_the_vae():
